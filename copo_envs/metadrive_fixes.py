@@ -1,0 +1,149 @@
+"""What MetaDrive 0.4.3 needs to start offline, to repeat an episode bit for bit, and to have the published roads.
+
+Three kinds of repair, installed once per process by `install`:
+
+* **offline**: the first engine start tries to download assets that only 3D rendering uses. It no longer does.
+* **determinism**: a second reset of one engine differs from the first because recycled vehicles keep the rotation
+  of their wheels and the physics world keeps the order of its contacts. Both are renewed at every reset (about
+  10 ms), so that every reset equals the first one of a fresh engine.
+* **geometry**: MetaDrive 0.4.x draws some roads otherwise than 0.2.5, on which the published numbers were made.
+  `set_geometry("published")` brings the old ones back for the next map that is built; `"metadrive"` leaves 0.4.3's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from metadrive.component.block.base_block import BaseBlock
+from metadrive.component.buildings.tollgate_building import TollGateBuilding
+from metadrive.component.lane.straight_lane import StraightLane
+from metadrive.component.pg_space import BlockParameterSpace, ConstantSpace, ParameterSpace
+from metadrive.component.pgblock.bottleneck import Bottleneck, Merge, Split
+from metadrive.component.pgblock.pg_block import PGBlock
+from metadrive.component.vehicle.base_vehicle import BaseVehicle
+from metadrive.constants import CollisionGroup, MetaDriveType
+from metadrive.engine.base_engine import BaseEngine
+from metadrive.engine.core.collision_callback import collision_callback
+from metadrive.engine.physics_node import BaseRigidBodyNode
+from panda3d.bullet import BulletConvexHullShape, BulletWorld
+from panda3d.core import LPoint3f, NodePath, PythonCallbackObject, Vec3
+
+_published = False
+_installed = False
+
+
+def install() -> None:
+    """Apply the repairs to this process. Calling it again does nothing."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    BaseEngine.try_pull_asset = staticmethod(lambda: None)
+    _renew_physics_at_reset()
+    _make_geometry_switchable()
+
+
+def set_geometry(geometry: str) -> None:
+    """Choose the roads of the next map: "published" (as in 0.2.5) or "metadrive" (as in 0.4.3)."""
+    global _published
+    _published = geometry == "published"
+    for block in (Bottleneck, Merge, Split):
+        # Each block class copies its parameter space at import: set it on the classes, not on the shared dictionary.
+        parameters = {**BlockParameterSpace.BOTTLENECK_PARAMETER, "solid_center_line": ConstantSpace(int(_published))}
+        block.PARAMETER_SPACE = ParameterSpace(parameters)
+
+
+def _renew_physics_at_reset() -> None:
+    check = BaseEngine._object_clean_check
+
+    def check_then_renew(self: Any) -> None:
+        check(self)  # asserts that no body is left in either world
+        # Vehicles first: a BulletVehicle keeps a raw pointer to the world it was built in.
+        for kind, objects in list(self._dying_objects.items()):
+            for vehicle in objects:
+                if isinstance(vehicle, BaseVehicle):
+                    self._clean_color(vehicle.id)
+                    vehicle.destroy()
+            self._dying_objects[kind] = [thing for thing in objects if not isinstance(thing, BaseVehicle)]
+        worlds = self.physics_world
+        worlds.dynamic_world.clearContactAddedCallback()
+        fresh = BulletWorld()
+        CollisionGroup.set_collision_rule(fresh, disable_collision=self.global_config["disable_collision"])
+        fresh.setGravity(Vec3(0, 0, -9.81))
+        fresh.setContactAddedCallback(PythonCallbackObject(collision_callback))
+        worlds.dynamic_world = fresh
+
+    BaseEngine._object_clean_check = check_then_renew
+
+
+def _make_geometry_switchable() -> None:
+    metadrive_lane = BaseBlock._construct_lane
+    metadrive_sidewalk = PGBlock._generate_sidewalk_from_line
+    toll_length, toll_width = TollGateBuilding.LENGTH, TollGateBuilding.WIDTH
+
+    def construct_lane(self: Any, lane: Any, lane_index: Any) -> None:
+        (_published_lane if _published else metadrive_lane)(self, lane, lane_index)
+
+    def generate_sidewalk(self: Any, lane: Any, sidewalk_height: Any = None, lateral_direction: int = 1) -> None:
+        (_published_sidewalk if _published else metadrive_sidewalk)(self, lane, sidewalk_height, lateral_direction)
+
+    BaseBlock._construct_lane = construct_lane
+    PGBlock._generate_sidewalk_from_line = generate_sidewalk
+    # 0.2.5's toll booth had no size of its own; its lidar mask fell back to the size of the ego vehicle.
+    TollGateBuilding.LENGTH = property(lambda self: 4.51 if _published else toll_length.fget(self))
+    TollGateBuilding.WIDTH = property(lambda self: 1.852 if _published else toll_width.fget(self))
+
+
+def _published_lane(block: Any, lane: Any, lane_index: Any) -> None:
+    """Lane surface of 0.2.5: boxes 1.2 m wider than the lane that follow its arc (now: a convex hull of its polygon)."""
+    if lane_index is not None:
+        lane.index = lane_index
+    length, width = lane.length, lane.width_at(0) + 1.2
+    pieces = 0 if isinstance(lane, StraightLane) else int(length / 4)
+    if pieces == 0:
+        segments = [(lane.position(length / 2, 0), lane.heading_theta_at(length / 2), length + 0.1)]
+    else:
+        segments = []
+        for i in range(pieces):
+            middle = lane.position(length * (i + 0.5) / pieces, 0)
+            along = lane.position(length * (i + 1) / pieces, 0) - middle
+            segments.append((middle, math.atan2(along[1], along[0]), length * 1.3 / pieces + 0.1))
+    for middle, heading, piece_length in segments:
+        node = BaseRigidBodyNode(lane_index, lane.metadrive_type)
+        path = NodePath(node)
+        block._node_path_list += [path, node]
+        node.set_active(False)
+        node.setKinematic(False)
+        node.setStatic(True)
+        shape = BulletConvexHullShape()
+        cos, sin = math.cos(heading), math.sin(heading)
+        for along, across in ((1, 1), (1, -1), (-1, -1), (-1, 1)):
+            a, b = along * piece_length / 2, across * width / 2
+            for z in (0.0, -0.2):
+                shape.addPoint(LPoint3f(middle[0] + a * cos - b * sin, middle[1] + a * sin + b * cos, z))
+        node.addShape(shape)
+        block.static_nodes.append(node)
+        path.reparentTo(block.lane_node_path)
+
+
+def _published_sidewalk(block: Any, lane: Any, sidewalk_height: Any, lateral_direction: int) -> None:
+    """Sidewalk of 0.2.5: 0.6 m outside the lane line and 3 m wide (now: 0.2 m and 2 m)."""
+    if str(lane.index) in block.sidewalks:
+        return
+    inner = lane.width_at(0) / 2 + 0.6
+    outer = inner + 3.0
+    if lane.radius != 0 and lane.is_clockwise() and lateral_direction == 1:
+        outer = min(outer, lane.radius - 0.05)  # the inner side of a tight bend is clipped, not dropped
+    if outer <= inner:
+        return
+    along = np.minimum(np.arange(0, lane.length + 3, 3), lane.length)
+    polygon = [tuple(lane.position(s, inner * lateral_direction)[:2]) for s in along]
+    polygon += [tuple(lane.position(s, outer * lateral_direction)[:2]) for s in along[::-1]]
+    block.sidewalks[str(lane.index)] = {
+        "type": MetaDriveType.BOUNDARY_SIDEWALK,
+        "polygon": [list(point) for point in polygon],
+        "height": sidewalk_height,
+    }

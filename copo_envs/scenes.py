@@ -1,0 +1,163 @@
+"""The registry of scenes, and the options that make one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is fixed about a scene."""
+
+    name: str
+    num_agents: int
+    """Vehicles by default: those of the published benchmark."""
+    capacity: int
+    """Most vehicles its spawn places hold."""
+    obs_size: int
+    """D: length of one vehicle's observation."""
+    text: str
+    """One sentence on what makes it hard."""
+    metadrive_class: str = ""
+    """Name of the environment class in `metadrive.envs.marl_envs`; empty for scenes without MetaDrive."""
+
+
+SCENES: dict[str, Scene] = {
+    scene.name: scene
+    for scene in (
+        Scene("roundabout", 40, 48, 91, "Four entries and exits: merge, circulate, leave.", "MultiAgentRoundaboutEnv"),
+        Scene("intersection", 30, 48, 91, "A crossing without lights, U-turns allowed.", "MultiAgentIntersectionEnv"),
+        Scene("tollgate", 40, 42, 156, "Booths at which every vehicle has to stay a while.", "MultiAgentTollgateEnv"),
+        Scene("bottleneck", 20, 48, 96, "Four lanes a side become one and open again.", "MultiAgentBottleneckEnv"),
+        Scene(
+            "parking_lot", 10, 11, 91, "Drive in or out of eight spaces, reverse allowed.", "MultiAgentParkingLotEnv"
+        ),
+        Scene("pg_map", 15, 15, 91, "A procedurally generated road of several blocks.", "MultiAgentMetaDrive"),
+        Scene("particles", 8, 32, 31, "Discs that cross a square without touching: no simulator, instant."),
+    )
+}
+
+GEOMETRIES = ("published", "metadrive")
+
+
+class SceneError(ValueError):
+    """A scene was asked for something it cannot be. The message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """Everything that makes a scene; plain values, so it pickles and prints.
+
+    Make it with `scene_options`, which fills in the scene's defaults and checks the values.
+    """
+
+    scene: str
+    num_agents: int
+    """N: vehicles on the road, wrecks that wait for their removal included; also the number of slots."""
+    horizon: int = 1000
+    """Steps after which a life is truncated, and after which nobody respawns. One step is 0.1 s."""
+    drain: bool = True
+    """True: at the horizon respawning stops and the episode ends when nobody is alive, as in the published protocol.
+    False: everybody is truncated at the horizon."""
+    respawn: bool = True
+    """Put a new vehicle on the road for every one that left it."""
+    delay_done: int = 25
+    """Steps that a wreck stays in the way. Vehicles that arrive vanish at once."""
+    start_seed: int = 5000
+    """Which random map `pg_map` drives on; the other scenes have one map each."""
+    geometry: str = "published"
+    """"published": roads as in MetaDrive 0.2.5, on which the published numbers were made. "metadrive": as in 0.4.3."""
+    max_lives: int = 0
+    """Bound on the lives of one episode; nobody respawns after it is reached. 0: a bound that is never reached."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name -> value, for JSON."""
+        return asdict(self)
+
+
+def get_scene(name: str) -> Scene:
+    """The scene of that name.
+
+    Raises:
+        SceneError: no such scene.
+    """
+    if name not in SCENES:
+        raise SceneError(f"unknown scene {name!r}; choose one of {', '.join(SCENES)}")
+    return SCENES[name]
+
+
+def scene_options(scene: str, **options: Any) -> SceneOptions:
+    """Checked options of a scene, defaults filled in.
+
+    Args:
+        scene: a name from `SCENES`.
+        options: fields of `SceneOptions`; None means the scene's default.
+
+    Raises:
+        SceneError: an unknown scene or option, or a value the scene cannot take. The message names what is allowed.
+    """
+    spec = get_scene(scene)
+    known = SceneOptions.__dataclass_fields__
+    for name in options:
+        if name not in known or name == "scene":
+            raise SceneError(
+                f"unknown option {name!r} for {scene}; options are {', '.join(sorted(set(known) - {'scene'}))}"
+            )
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given.setdefault("num_agents", spec.num_agents)
+    for name in ("num_agents", "horizon", "delay_done", "start_seed", "max_lives"):
+        if name in given:
+            given[name] = _whole(name, given[name])
+    if not 1 <= given["num_agents"] <= spec.capacity:
+        raise SceneError(
+            f"num_agents={given['num_agents']} does not fit {scene}: it has {spec.capacity} spawn places; use 1 to {spec.capacity}"
+        )
+    for name, least in (("horizon", 1), ("delay_done", 1), ("start_seed", 0), ("max_lives", 0)):
+        if given.get(name, least) < least:
+            raise SceneError(f"{name}={given[name]} is too small; use {least} or more")
+    if given.get("geometry", "published") not in GEOMETRIES:
+        raise SceneError(f"unknown geometry {given['geometry']!r}; choose one of {', '.join(GEOMETRIES)}")
+    for name in ("drain", "respawn"):
+        if not isinstance(given.get(name, True), (bool, np.bool_)):
+            raise SceneError(f"{name}={given[name]!r} is not a truth value; use True or False")
+    if not given.get("max_lives"):
+        # A wreck holds its place for delay_done steps and nobody arrives sooner, so a place sees at most this many lives.
+        horizon = given.get("horizon", SceneOptions.horizon)
+        given["max_lives"] = given["num_agents"] * (
+            1 + math.ceil(horizon / given.get("delay_done", SceneOptions.delay_done))
+        )
+    if given["max_lives"] < given["num_agents"]:
+        raise SceneError(
+            f"max_lives={given['max_lives']} is fewer than num_agents={given['num_agents']}; use at least that many"
+        )
+    return SceneOptions(scene=scene, **given)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise SceneError(f"{name}={value!r} is not a whole number")
+    return int(value)
+
+
+def check_actions(actions: Any, num_slots: int, active: np.ndarray) -> np.ndarray:
+    """Actions as a float32 array (N, 2) clipped to [-1, 1].
+
+    Raises:
+        SceneError: another shape, or NaN or infinity in the row of a living vehicle.
+    """
+    array = np.asarray(actions, dtype=np.float32)
+    if array.shape != (num_slots, 2):
+        raise SceneError(
+            f"actions have shape {array.shape}; this scene takes ({num_slots}, 2): steering and throttle per slot"
+        )
+    bad = active & ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        slot = int(np.nonzero(bad)[0][0])
+        raise SceneError(
+            f"the action of slot {slot} is {array[slot].tolist()}; actions must be finite numbers in [-1, 1]"
+        )
+    return np.clip(array, -1.0, 1.0)

@@ -1,0 +1,332 @@
+"""The one room that touches MetaDrive: a scene with its life cycle, as arrays by slot.
+
+One MetaDrive engine fits into a process, so at most one `MetaDriveSimulator` is open at a time in it; further
+ones live in worker processes (`copo_envs.process`). The engine starts at the first reset, not before, so an
+environment can be pickled, and an unused one costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import metadrive.envs.marl_envs as marl_envs
+import numpy as np
+from metadrive.component.pgblock.parking_lot import ParkingLot
+from metadrive.component.road_network import Road
+from metadrive.component.vehicle.base_vehicle import BaseVehicle
+from metadrive.constants import PGLineColor, PGLineType
+from metadrive.engine.engine_utils import engine_initialized
+from metadrive.envs.marl_envs.marl_parking_lot import MultiAgentParkingLotEnv, ParkingLotSpawnManager
+from metadrive.envs.marl_envs.multi_agent_metadrive import MultiAgentMetaDrive
+
+from copo_envs import metadrive_fixes
+from copo_envs.outcomes import Outcome, outcome_of
+from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene
+from copo_envs.step_batch import StepBatch
+
+
+class _Observations:
+    """`env.observations[agent]` without rebuilding a dictionary over every vehicle that ever lived, once per vehicle."""
+
+    def __init__(self, manager: Any):
+        self._manager = manager
+
+    def __getitem__(self, agent: str) -> Any:
+        return self._manager.observations[self._manager._agent_to_object[agent]]
+
+
+class _Scene(MultiAgentMetaDrive):
+    """What every scene needs on top of MetaDrive's class. Mixed in before it, see `_scene_class`."""
+
+    episode_rng: np.random.Generator
+    max_lives: int
+    after_step: dict[str, tuple[float, float, float, float]]
+    """Agent -> x, y, heading, route completion after the step, before vehicles that ended are taken away."""
+
+    @property
+    def _DEBUG_RANDOM_SEED(self) -> int:
+        # MetaDrive seeds a new generator with this for every respawn place that it draws; by default from the OS.
+        return int(self.episode_rng.integers(2**31))
+
+    def seed(self, seed: int | None = None) -> None:
+        super().seed(seed)
+        # The scenario index (`seed`) chooses the map; spawn places and destinations belong to the episode.
+        self.engine.spawn_manager.np_random = np.random.RandomState(self.episode_rng.integers(2**32))
+
+    def _respawn_single_vehicle(self, randomize_position: bool = False) -> Any:
+        if self.agent_manager.next_agent_count >= self.max_lives:
+            self.agent_manager.set_allow_respawn(False)
+            return None, None, None
+        return self._respawn(randomize_position)
+
+    def _respawn(self, randomize_position: bool) -> Any:
+        return super()._respawn_single_vehicle(randomize_position)
+
+    @property
+    def observations(self) -> Any:
+        return _Observations(self.agent_manager)
+
+    def _after_vehicle_done(self, obs: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> Any:
+        self.after_step = {
+            name: (*_state(vehicle), float(vehicle.navigation.route_completion))
+            for name, vehicle in self.agents.items()
+        }
+        return super()._after_vehicle_done(obs, reward, terminated, truncated, info)
+
+
+class _ParkingSpawnManager(ParkingLotSpawnManager):
+    """Spaces in an order that does not depend on the hash seed."""
+
+    def get_parking_space(self, v_id: str) -> Any:
+        free = sorted(self.parking_space_available, key=lambda road: (road.start_node, road.end_node))
+        if not free:
+            raise SceneError("parking_lot has no free space left for a vehicle that drives in")
+        space = free[self.np_random.randint(len(free))]
+        self.parking_space_available.remove(space)
+        self.v_dest_pair[v_id] = space
+        return space
+
+    def get_available_respawn_places(self, map: Any, randomize: bool = False) -> Any:
+        places = super().get_available_respawn_places(map, randomize)
+        for place in places.values():
+            road = Road(*place["config"]["spawn_lane_index"][:2])
+            if road not in self.engine.global_config["in_spawn_roads"] and ParkingLot.is_in_direction_parking_space(
+                road
+            ):
+                road = map.parking_lot.out_direction_parking_space(road)
+                place["config"]["spawn_lane_index"] = (road.start_node, road.end_node, 0)
+        return places
+
+
+class _ParkingScene(_Scene, MultiAgentParkingLotEnv):
+    def _respawn(self, randomize_position: bool) -> Any:
+        # MetaDrive's own override calls vehicle.reset() without a config, which puts every respawned vehicle on top of
+        # the one before it. The base class's method is the same with that repaired.
+        return MultiAgentMetaDrive._respawn_single_vehicle(self, randomize_position)
+
+    def setup_engine(self) -> None:
+        super().setup_engine()
+        self.engine.update_manager("spawn_manager", _ParkingSpawnManager())
+
+
+def _scene_class(name: str) -> type[_Scene]:
+    base = getattr(marl_envs, name)
+    if base is MultiAgentParkingLotEnv:
+        return _ParkingScene
+    return type(f"_{name}", (_Scene, base), {}) if base is not MultiAgentMetaDrive else _Scene
+
+
+class MetaDriveSimulator:
+    """A MetaDrive scene as a `Simulator`.
+
+    Args:
+        options: from `scene_options`.
+    """
+
+    def __init__(self, options: SceneOptions):
+        spec = get_scene(options.scene)
+        self.options = options
+        self.num_slots = options.num_agents
+        self.obs_size = spec.obs_size
+        self.max_lives = options.max_lives
+        self.batch = StepBatch.zeros(self.num_slots, self.obs_size)
+        self._class_name = spec.metadrive_class
+        self._env: Any = None
+        self._slot_of: dict[str, int] = {}
+
+    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
+        self.batch.clear_transition()
+        return self.begin_episode(seed, num_agents)
+
+    def begin_episode(self, seed: int, num_agents: int | None = None) -> StepBatch:
+        count = self.num_slots if num_agents is None else num_agents
+        if not 1 <= count <= self.num_slots:
+            raise SceneError(f"num_agents={count} at reset; this environment was made for 1 to {self.num_slots}")
+        if self._env is None:
+            self._env = self._start()
+        env = self._env
+        env.episode_rng = np.random.default_rng(seed)
+        env.config["num_agents"] = env.num_agents = count
+        if engine_initialized():
+            env.engine.spawn_manager.num_agents = count
+        obs, _ = env.reset(seed=self.options.start_seed)
+        if not self.options.respawn:
+            env.agent_manager.set_allow_respawn(False)
+
+        batch = self.batch
+        batch.clear_now()
+        batch.episode_step[...] = 0
+        batch.episode_over[...] = False
+        self._slot_of.clear()
+        for slot, (agent, vehicle) in enumerate(env.agents.items()):
+            self._enter(agent, vehicle, slot, obs[agent])
+        return batch
+
+    def step(self, actions: np.ndarray) -> StepBatch:
+        env, batch = self._env, self.batch
+        if env is None:
+            raise SceneError("step() before reset(): call reset(seed) first")
+        if batch.episode_over:
+            raise SceneError("the episode is over: call reset(seed) to begin another")
+        moves = check_actions(actions, self.num_slots, batch.active)
+        acting = dict(self._slot_of)
+
+        obs, rewards, terminated, truncated, infos = env.step({agent: moves[slot] for agent, slot in acting.items()})
+
+        batch.clear_transition()
+        out_of_time = not self.options.drain and env.episode_step >= self.options.horizon
+        for agent, slot in acting.items():
+            info = infos[agent]
+            ended = bool(terminated[agent])
+            cut = not ended and (bool(truncated[agent]) or out_of_time)
+            x, y, heading, completion = env.after_step[agent]
+            batch.acted[slot] = True
+            batch.acted_life[slot] = batch.life[slot]
+            batch.reward[slot] = rewards[agent]
+            batch.terminated[slot] = ended
+            batch.truncated[slot] = cut
+            batch.acted_position[slot] = x, y
+            batch.acted_heading[slot] = heading
+            batch.velocity[slot] = info["velocity"]
+            batch.route_completion[slot] = min(max(completion, 0.0), 1.0)
+            batch.cost[slot] = info["cost"]
+            batch.energy[slot] = info["step_energy"]
+            batch.life_steps[slot] = info["episode_length"]
+            if ended or cut:
+                batch.final_obs[slot] = obs[agent]
+                batch.outcome[slot] = outcome_of(
+                    success=ended and info["arrive_dest"],
+                    # MetaDrive's own "crash" includes the sidewalk, which is the edge of the road: out of road.
+                    crash=ended
+                    and (
+                        info["crash_vehicle"] or info["crash_object"] or info["crash_building"] or info["crash_human"]
+                    ),
+                    out_of_road=ended,
+                    max_step=True,
+                )
+        batch.episode_step[...] = env.episode_step
+        self._update_population(obs, ended=batch.terminated | batch.truncated, out_of_time=out_of_time)
+        return batch
+
+    def scenery(self) -> dict[str, Any]:
+        if self._env is None:
+            raise SceneError("the scene has no map before its first reset")
+        lanes, lines, buildings = [], [], []
+        network = self._env.current_map.road_network
+        for lane in network.get_all_lanes():
+            steps = max(2, int(lane.length / 2) + 1)
+            along = np.linspace(0, lane.length, steps)
+            sides = [np.array([lane.position(s, side * lane.width / 2)[:2] for s in along]) for side in (-1, 1)]
+            lanes.append(np.concatenate([sides[0], sides[1][::-1]]))
+            for side, kind, colour in zip(sides, lane.line_types, lane.line_colors, strict=True):
+                if kind != PGLineType.NONE:
+                    yellow = tuple(colour) == tuple(PGLineColor.YELLOW)
+                    lines.append((side, "yellow" if yellow else "white", kind == PGLineType.BROKEN))
+        for block in self._env.current_map.blocks:
+            for building in getattr(block, "_block_objects", None) or []:
+                if hasattr(building, "BUILDING_LENGTH"):
+                    x, y, heading = _state(building)
+                    buildings.append(_box(x, y, heading, building.BUILDING_LENGTH, building.lane_width))
+        return {"lanes": lanes, "lines": lines, "buildings": buildings, "vehicle_size": (4.51, 1.852)}
+
+    def wrecks(self) -> np.ndarray:
+        if self._env is None:
+            return np.zeros((0, 3))
+        standing = [_state(entry[0]) for entry in self._env.agent_manager._dying_objects.values()]
+        return np.array(standing).reshape(-1, 3)
+
+    def close(self) -> None:
+        if self._env is not None:
+            env, self._env = self._env, None
+            env.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._env is not None:
+            raise TypeError("a scene that has started cannot be pickled; make it and pickle it before the first reset")
+        return self.__dict__.copy()
+
+    def _start(self) -> Any:
+        if engine_initialized():
+            raise SceneError(
+                "MetaDrive holds one engine per process and this process has one already; "
+                "close the other environment or use in_process=False"
+            )
+        metadrive_fixes.install()
+        metadrive_fixes.set_geometry(self.options.geometry)
+        options = self.options
+        env = _scene_class(self._class_name)(
+            {
+                "num_agents": self.num_slots,
+                "horizon": options.horizon,
+                "delay_done": options.delay_done,
+                "start_seed": options.start_seed,
+                "force_seed_spawn_manager": True,
+                "truncate_as_terminate": False,
+                "log_level": logging.ERROR,
+            }
+        )
+        env.max_lives = self.max_lives
+        return env
+
+    def _enter(self, agent: str, vehicle: BaseVehicle, slot: int, obs: np.ndarray) -> None:
+        batch = self.batch
+        self._slot_of[agent] = slot
+        batch.obs[slot] = obs
+        batch.active[slot] = batch.spawned[slot] = True
+        batch.life[slot] = int(agent.removeprefix("agent"))
+        x, y, heading = _state(vehicle)
+        batch.position[slot] = x, y
+        batch.heading[slot] = heading
+
+    def _update_population(self, obs: dict[str, np.ndarray], ended: np.ndarray, out_of_time: bool) -> None:
+        """The "now" half of the batch after a step, and whether the episode is over."""
+        env, batch = self._env, self.batch
+        staying = {agent: slot for agent, slot in self._slot_of.items() if not ended[slot]}
+        survivors = {slot: int(batch.life[slot]) for slot in staying.values()}
+        batch.clear_now()
+        self._slot_of = staying
+        for agent, slot in staying.items():
+            batch.obs[slot] = obs[agent]
+            batch.active[slot] = True
+            batch.life[slot] = survivors[slot]
+            batch.position[slot] = batch.acted_position[slot]
+            batch.heading[slot] = batch.acted_heading[slot]
+        if out_of_time:
+            batch.episode_over[...] = True
+            return
+        self._admit_newborns(obs)
+        while not self._slot_of:
+            # Nobody is alive. While somebody may still respawn (wrecks hold the places), let the time pass.
+            if not env.agent_manager._allow_respawn or env.episode_step >= self.options.horizon:
+                batch.episode_over[...] = True
+                return
+            obs = self._pass_time()
+            batch.episode_step[...] = env.episode_step
+            self._admit_newborns(obs)
+
+    def _admit_newborns(self, obs: dict[str, np.ndarray]) -> None:
+        free = (slot for slot in range(self.num_slots) if not self.batch.active[slot])
+        for agent, vehicle in self._env.agents.items():
+            if agent not in self._slot_of:
+                self._enter(agent, vehicle, next(free), obs[agent])
+
+    def _pass_time(self) -> dict[str, np.ndarray]:
+        """A step without drivers, which MetaDrive's own `step` refuses. Returns the observations of newborns."""
+        env = self._env
+        env.engine.before_step({})
+        env.engine.step(env.config["decision_repeat"])
+        env.engine.after_step()
+        newborn_obs, _ = env._respawn_vehicles(randomize_position=env.config["random_traffic"])
+        return newborn_obs
+
+
+def _state(thing: Any) -> tuple[float, float, float]:
+    x, y = thing.position
+    return float(x), float(y), float(thing.heading_theta)
+
+
+def _box(x: float, y: float, heading: float, length: float, width: float) -> np.ndarray:
+    cos, sin = np.cos(heading), np.sin(heading)
+    corners = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * (length / 2, width / 2)
+    return corners @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
