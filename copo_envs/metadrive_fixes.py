@@ -16,7 +16,6 @@ import math
 from typing import Any
 
 import numpy as np
-
 from metadrive.component.block.base_block import BaseBlock
 from metadrive.component.buildings.tollgate_building import TollGateBuilding
 from metadrive.component.lane.straight_lane import StraightLane
@@ -98,7 +97,7 @@ def _make_geometry_switchable() -> None:
 
 
 def _published_lane(block: Any, lane: Any, lane_index: Any) -> None:
-    """Lane surface of 0.2.5: boxes 1.2 m wider than the lane that follow its arc (now: a convex hull of its polygon)."""
+    """Lane surface of 0.2.5: boxes 1.2 m wider than the lane, along its arc (now: a convex hull of its polygon)."""
     if lane_index is not None:
         lane.index = lane_index
     length, width = lane.length, lane.width_at(0) + 1.2

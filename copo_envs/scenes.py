@@ -114,7 +114,7 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
             given[name] = _whole(name, given[name])
     if not 1 <= given["num_agents"] <= spec.capacity:
         raise SceneError(
-            f"num_agents={given['num_agents']} does not fit {scene}: it has {spec.capacity} spawn places; use 1 to {spec.capacity}"
+            f"num_agents={given['num_agents']} does not fit {scene}: {spec.capacity} spawn places; use 1 to {spec.capacity}"
         )
     for name, least in (("horizon", 1), ("delay_done", 1), ("start_seed", 0), ("max_lives", 0)):
         if given.get(name, least) < least:
@@ -125,7 +125,7 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
         if not isinstance(given.get(name, True), (bool, np.bool_)):
             raise SceneError(f"{name}={given[name]!r} is not a truth value; use True or False")
     if not given.get("max_lives"):
-        # A wreck holds its place for delay_done steps and nobody arrives sooner, so a place sees at most this many lives.
+        # A wreck holds its place for delay_done steps and nobody arrives sooner: a place sees at most this many lives.
         horizon = given.get("horizon", SceneOptions.horizon)
         given["max_lives"] = given["num_agents"] * (
             1 + math.ceil(horizon / given.get("delay_done", SceneOptions.delay_done))

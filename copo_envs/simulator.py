@@ -21,13 +21,13 @@ from metadrive.envs.marl_envs.marl_parking_lot import MultiAgentParkingLotEnv, P
 from metadrive.envs.marl_envs.multi_agent_metadrive import MultiAgentMetaDrive
 
 from copo_envs import metadrive_fixes
-from copo_envs.outcomes import Outcome, outcome_of
+from copo_envs.outcomes import outcome_of
 from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene
 from copo_envs.step_batch import StepBatch
 
 
 class _Observations:
-    """`env.observations[agent]` without rebuilding a dictionary over every vehicle that ever lived, once per vehicle."""
+    """`env.observations[agent]` without building a dictionary over every vehicle that ever lived for each look-up."""
 
     def __init__(self, manager: Any):
         self._manager = manager
@@ -316,7 +316,9 @@ class MetaDriveSimulator:
         env = self._env
         env.engine.before_step({})
         env.engine.step(env.config["decision_repeat"])
-        env.engine.after_step()
+        for manager in env.engine.managers.values():
+            if manager is not env.agent_manager:  # it asserts that somebody is alive
+                manager.after_step()
         newborn_obs, _ = env._respawn_vehicles(randomize_position=env.config["random_traffic"])
         return newborn_obs
 
