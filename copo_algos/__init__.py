@@ -1,0 +1,1 @@
+"""Coordinated Policy Optimization and its baselines on one parameter-shared PPO."""
