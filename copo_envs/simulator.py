@@ -133,6 +133,7 @@ class MetaDriveSimulator:
         self.batch = StepBatch.zeros(self.num_slots, self.obs_size)
         self._class_name = spec.metadrive_class
         self._env: Any = None
+        self._over = False
         self._slot_of: dict[str, int] = {}
 
     def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
@@ -157,7 +158,7 @@ class MetaDriveSimulator:
         batch = self.batch
         batch.clear_now()
         batch.episode_step[...] = 0
-        batch.episode_over[...] = False
+        batch.episode_over[...] = self._over = False
         self._slot_of.clear()
         for slot, (agent, vehicle) in enumerate(env.agents.items()):
             self._enter(agent, vehicle, slot, obs[agent])
@@ -167,7 +168,7 @@ class MetaDriveSimulator:
         env, batch = self._env, self.batch
         if env is None:
             raise SceneError("step() before reset(): call reset(seed) first")
-        if batch.episode_over:
+        if self._over:
             raise SceneError("the episode is over: call reset(seed) to begin another")
         moves = check_actions(actions, self.num_slots, batch.active)
         acting = dict(self._slot_of)
@@ -206,6 +207,7 @@ class MetaDriveSimulator:
                     max_step=True,
                 )
         batch.episode_step[...] = env.episode_step
+        batch.episode_over[...] = False
         self._update_population(obs, ended=batch.terminated | batch.truncated, out_of_time=out_of_time)
         return batch
 
@@ -293,12 +295,14 @@ class MetaDriveSimulator:
             batch.position[slot] = batch.acted_position[slot]
             batch.heading[slot] = batch.acted_heading[slot]
         if out_of_time:
+            self._over = True
             batch.episode_over[...] = True
             return
         self._admit_newborns(obs)
         while not self._slot_of:
             # Nobody is alive. While somebody may still respawn (wrecks hold the places), let the time pass.
             if not env.agent_manager._allow_respawn or env.episode_step >= self.options.horizon:
+                self._over = True
                 batch.episode_over[...] = True
                 return
             obs = self._pass_time()

@@ -1,0 +1,381 @@
+"""The same simulator in a worker process, and many of them at once.
+
+A worker is a fresh interpreter (`python -m copo_envs.process`) that shares one block of memory with its parent: the
+arrays of a `StepBatch` and the actions. Only short messages go through the pipe. Workers start at the first reset,
+so nothing that has not started yet stops an environment from being pickled; they end when their parent does.
+A user's script needs no `if __name__ == "__main__"` guard, as the worker never imports it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene
+from copo_envs.step_batch import ACTION_SIZE, Simulator, StepBatch
+
+
+class WorkerError(RuntimeError):
+    """A worker process died. What it was simulating is lost; the message says how it ended."""
+
+
+def local_simulator(options: SceneOptions) -> Simulator:
+    """The scene in this process."""
+    if get_scene(options.scene).metadrive_class:
+        from copo_envs.simulator import MetaDriveSimulator  # imports MetaDrive: seconds, so only when needed
+
+        return MetaDriveSimulator(options)
+    from copo_envs.particles import ParticlesSimulator
+
+    return ParticlesSimulator(options)
+
+
+def make_simulator(options: SceneOptions, in_process: bool | None = None) -> Simulator:
+    """A simulator of the scene.
+
+    Args:
+        options: from `scene_options`.
+        in_process: True: in this process. False: in a worker process. None: in this process, unless the scene needs
+            MetaDrive and this process has a MetaDrive engine already (it holds one); decided at the first reset.
+    """
+    if in_process is None:
+        return DeferredSimulator(options)
+    return local_simulator(options) if in_process else ProcessSimulator(options)
+
+
+class AutoReset:
+    """A simulator that begins the next episode in the step that ended the last one.
+
+    `batch.episode_over` still says that an episode ended; the "now" half belongs to the new one. Episode seeds are
+    drawn from a generator seeded with the seed of `reset`.
+    """
+
+    def __init__(self, simulator: Simulator):
+        self.simulator = simulator
+        self.batch = simulator.batch
+        self._rng = np.random.default_rng()
+        self._num_agents: int | None = None
+
+    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
+        """Begin the first episode of the sequence that `seed` determines."""
+        self._rng = np.random.default_rng(seed)
+        self._num_agents = num_agents
+        return self.simulator.reset(self._next_seed(), num_agents)
+
+    def step(self, actions: np.ndarray) -> StepBatch:
+        """One env step."""
+        self.simulator.step(actions)
+        if self.batch.episode_over:
+            self.simulator.begin_episode(self._next_seed(), self._num_agents)
+            self.batch.episode_over[...] = True
+        return self.batch
+
+    def _next_seed(self) -> int:
+        return int(self._rng.integers(2**31))
+
+
+class ProcessSimulator:
+    """A `Simulator` that lives in a worker process.
+
+    Args:
+        options: from `scene_options`.
+        auto_reset: begin the next episode by itself, see `AutoReset`.
+    """
+
+    def __init__(self, options: SceneOptions, auto_reset: bool = False):
+        self.options = options
+        self.num_slots = options.num_agents
+        self.obs_size = get_scene(options.scene).obs_size
+        self.max_lives = options.max_lives
+        self.batch = StepBatch.zeros(self.num_slots, self.obs_size)
+        self._auto_reset = auto_reset
+        self._actions = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
+        self.send("reset", seed, num_agents)
+        self.receive()
+        return self.batch
+
+    def begin_episode(self, seed: int, num_agents: int | None = None) -> StepBatch:
+        self.send("begin_episode", seed, num_agents)
+        self.receive()
+        return self.batch
+
+    def step(self, actions: np.ndarray) -> StepBatch:
+        self.step_async(actions)
+        self.receive()
+        return self.batch
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Begin a step; `receive` ends it."""
+        self._actions[:] = check_actions(actions, self.num_slots, self.batch.active)
+        self.send("step")
+
+    def scenery(self) -> dict[str, Any]:
+        self.send("scenery")
+        return self.receive()
+
+    def wrecks(self) -> np.ndarray:
+        self.send("wrecks")
+        return self.receive()
+
+    def send(self, command: str, *arguments: Any) -> None:
+        """Send a command to the worker; `receive` waits for it. The first one starts the worker."""
+        if self._process is None:
+            self._start()
+        assert self._pipe is not None
+        try:
+            self._pipe.send((command, *arguments))
+        except (BrokenPipeError, ConnectionResetError):
+            self._raise_dead()
+
+    def receive(self) -> Any:
+        """Wait for the command sent last.
+
+        Raises:
+            SceneError: the worker refused it.
+            WorkerError: the worker died.
+        """
+        assert self._pipe is not None
+        try:
+            kind, value = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._raise_dead()
+        if kind == "refused":
+            raise SceneError(value)
+        if kind == "failed":
+            self.close()
+            raise WorkerError(f"the worker of {self.options.scene} failed:\n{value}")
+        return value
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert self._pipe is not None
+        self._pipe.close()  # the worker sees the end of its input and exits
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._process is not None:
+            raise TypeError("a scene that has started cannot be pickled; make it and pickle it before the first reset")
+        return self.__dict__.copy()
+
+    def _start(self) -> None:
+        size = StepBatch.nbytes(self.num_slots, self.obs_size) + self._actions.nbytes
+        ours, theirs = socket.socketpair()
+        with tempfile.TemporaryFile() as shared, theirs:
+            shared.truncate(size)
+            memory = mmap.mmap(shared.fileno(), size)
+            environment = dict(os.environ)
+            # The worker must find this very package, installed or not, and needs no second thread.
+            root = str(Path(__file__).resolve().parent.parent)
+            environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
+            environment.setdefault("OMP_NUM_THREADS", "1")
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "copo_envs.process", str(theirs.fileno()), str(shared.fileno())],
+                pass_fds=(theirs.fileno(), shared.fileno()),
+                env=environment,
+            )
+        self._pipe = Connection(ours.detach())
+        self._pipe.send((self.options, self._auto_reset))
+        batch = StepBatch.from_buffer(memory, self.num_slots, self.obs_size)
+        batch.copy_from(self.batch)
+        self.batch = batch
+        self._actions = _actions_in(memory, self.num_slots, self.obs_size)
+
+    def _raise_dead(self) -> None:
+        process = self._process
+        assert process is not None
+        code = process.wait()
+        self.close()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise WorkerError(
+            f"the worker process of {self.options.scene} died ({how}); its episode is lost: reset to begin another"
+        )
+
+
+class DeferredSimulator:
+    """Decides at the first reset whether the scene lives in this process or in a worker. See `make_simulator`."""
+
+    def __init__(self, options: SceneOptions):
+        self.options = options
+        self.num_slots = options.num_agents
+        self.obs_size = get_scene(options.scene).obs_size
+        self.max_lives = options.max_lives
+        self._simulator: Simulator | None = None
+        self._empty = StepBatch.zeros(self.num_slots, self.obs_size)
+
+    @property
+    def batch(self) -> StepBatch:
+        """The batch of the simulator; empty before the first reset."""
+        return self._empty if self._simulator is None else self._simulator.batch
+
+    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
+        return self._started().reset(seed, num_agents)
+
+    def begin_episode(self, seed: int, num_agents: int | None = None) -> StepBatch:
+        return self._started().begin_episode(seed, num_agents)
+
+    def step(self, actions: np.ndarray) -> StepBatch:
+        if self._simulator is None:
+            raise SceneError("step() before reset(): call reset(seed) first")
+        return self._simulator.step(actions)
+
+    def scenery(self) -> dict[str, Any]:
+        if self._simulator is None:
+            raise SceneError("the scene has no map before its first reset")
+        return self._simulator.scenery()
+
+    def wrecks(self) -> np.ndarray:
+        return np.zeros((0, 3)) if self._simulator is None else self._simulator.wrecks()
+
+    def close(self) -> None:
+        if self._simulator is not None:
+            self._simulator.close()
+            self._simulator = None
+
+    def _started(self) -> Simulator:
+        if self._simulator is None:
+            needs_engine = bool(get_scene(self.options.scene).metadrive_class)
+            self._simulator = (
+                ProcessSimulator(self.options) if needs_engine and _engine_here() else local_simulator(self.options)
+            )
+        return self._simulator
+
+
+class SceneVector:
+    """E copies of a scene that step together and begin new episodes by themselves.
+
+    Args:
+        options: from `scene_options`.
+        num_envs: E, one worker process each; 0: one scene in this process, for a debugger.
+    """
+
+    def __init__(self, options: SceneOptions, num_envs: int):
+        if num_envs < 0:
+            raise SceneError(f"num_envs={num_envs}; use 1 or more worker processes, or 0 for one scene in this process")
+        self.options = options
+        self.num_envs = max(1, num_envs)
+        self.num_slots = options.num_agents
+        self.obs_size = get_scene(options.scene).obs_size
+        self.batch = StepBatch.zeros(self.num_slots, self.obs_size, lead=(self.num_envs,))
+        self._rows = [self.batch.row(env) for env in range(self.num_envs)]
+        self._local = AutoReset(local_simulator(options)) if num_envs == 0 else None
+        self._workers = [ProcessSimulator(options, auto_reset=True) for _ in range(num_envs)]
+
+    def reset(self, seeds: Sequence[int], num_agents: int | None = None) -> StepBatch:
+        """Begin an episode in each environment. `seeds` (E,) determine it and all that follow it there."""
+        if len(seeds) != self.num_envs:
+            raise SceneError(f"{len(seeds)} seeds for {self.num_envs} environments; give one each")
+        if self._local is not None:
+            self._rows[0].copy_from(self._local.reset(seeds[0], num_agents))
+            return self.batch
+        for worker, seed in zip(self._workers, seeds, strict=True):
+            worker.send("reset", seed, num_agents)
+        self._gather()
+        return self.batch
+
+    def step(self, actions: np.ndarray) -> StepBatch:
+        """One step of every environment. actions (E, N, 2)."""
+        if self._local is not None:
+            self._rows[0].copy_from(self._local.step(actions[0]))
+            return self.batch
+        for worker, move in zip(self._workers, actions, strict=True):
+            worker.step_async(move)
+        self._gather()
+        return self.batch
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._local is not None:
+            self._local.simulator.close()
+        for worker in self._workers:
+            worker.close()
+
+    def __enter__(self) -> SceneVector:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _gather(self) -> None:
+        for worker, row in zip(self._workers, self._rows, strict=True):
+            worker.receive()
+            row.copy_from(worker.batch)
+
+
+def _engine_here() -> bool:
+    module = sys.modules.get("metadrive.engine.base_engine")
+    return module is not None and module.BaseEngine.singleton is not None
+
+
+def _actions_in(memory: Any, num_slots: int, obs_size: int) -> np.ndarray:
+    offset = StepBatch.nbytes(num_slots, obs_size)
+    return np.ndarray((num_slots, ACTION_SIZE), np.float32, buffer=memory, offset=offset)
+
+
+def _work(pipe: Connection, memory: Any) -> None:
+    """The worker's life: commands in, batches out through the shared memory."""
+    options, auto_reset = pipe.recv()
+    simulator = local_simulator(options)
+    stepper = AutoReset(simulator) if auto_reset else simulator
+    shared = StepBatch.from_buffer(memory, simulator.num_slots, simulator.obs_size)
+    actions = _actions_in(memory, simulator.num_slots, simulator.obs_size)
+    while True:
+        try:
+            command, *arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            value = None
+            if command == "step":
+                shared.copy_from(stepper.step(actions))
+            elif command == "reset":
+                shared.copy_from(stepper.reset(*arguments))
+            elif command == "begin_episode":
+                shared.copy_from(simulator.begin_episode(*arguments))
+            else:
+                value = getattr(simulator, command)()
+            pipe.send(("done", value))
+        except SceneError as error:
+            pipe.send(("refused", str(error)))
+        except Exception:
+            import traceback
+
+            pipe.send(("failed", traceback.format_exc()))
+            return
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent decides what it means
+    pipe, memory_fd = Connection(int(sys.argv[1])), int(sys.argv[2])
+    memory = mmap.mmap(memory_fd, os.fstat(memory_fd).st_size)
+    try:
+        _work(pipe, memory)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone, and so is the reason to live
+
+
+if __name__ == "__main__":
+    _main()
