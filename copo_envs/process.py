@@ -8,6 +8,7 @@ A user's script needs no `if __name__ == "__main__"` guard, as the worker never 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -371,10 +372,8 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent decides what it means
     pipe, memory_fd = Connection(int(sys.argv[1])), int(sys.argv[2])
     memory = mmap.mmap(memory_fd, os.fstat(memory_fd).st_size)
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone, and so is the reason to live
         _work(pipe, memory)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone, and so is the reason to live
 
 
 if __name__ == "__main__":
