@@ -37,7 +37,7 @@ SCENES: dict[str, Scene] = {
             "parking_lot", 10, 11, 91, "Drive in or out of eight spaces, reverse allowed.", "MultiAgentParkingLotEnv"
         ),
         Scene("pg_map", 15, 15, 91, "A procedurally generated road of several blocks.", "MultiAgentMetaDrive"),
-        Scene("particles", 8, 32, 31, "Discs that cross a square without touching: no simulator, instant."),
+        Scene("particles", 8, 32, 32, "Discs that cross a square without touching: no simulator, instant."),
     )
 }
 
