@@ -68,6 +68,7 @@ class ParticlesSimulator:
         self.batch = StepBatch.zeros(n, self.obs_size)
         self._rng = np.random.default_rng(0)
         self._started = False
+        self._over = False
         self._population = n  # discs and wrecks that the square holds in this episode
         self._lives = 0  # lives begun in this episode
         self._wreck_steps = np.zeros(n, np.int64)  # steps until a wreck is taken away; 0: no wreck
@@ -93,7 +94,7 @@ class ParticlesSimulator:
         batch = self.batch
         batch.clear_now()
         batch.episode_step[...] = 0
-        batch.episode_over[...] = False
+        batch.episode_over[...] = self._over = False
         for slot, place in enumerate(self._rng.permutation(len(PLACES))[:count]):
             self._enter(slot, int(place))
         self._show_now()
@@ -103,7 +104,7 @@ class ParticlesSimulator:
         batch, options = self.batch, self.options
         if not self._started:
             raise SceneError("step() before reset(): call reset(seed) first")
-        if batch.episode_over:
+        if self._over:
             raise SceneError("the episode is over: call reset(seed) to begin another")
         moves = check_actions(actions, self.num_slots, batch.active)
         alive = batch.active.copy()
@@ -117,6 +118,7 @@ class ParticlesSimulator:
         outside = alive & (np.abs(self._position).max(axis=1) > HALF_SIDE) & ~reached & ~crashed
         terminated = reached | crashed | outside
         batch.episode_step += 1
+        batch.episode_over[...] = False
         out_of_time = not options.drain and batch.episode_step >= options.horizon
         truncated = alive & ~terminated & (out_of_time | (self._age >= options.horizon))
 
@@ -151,7 +153,7 @@ class ParticlesSimulator:
         self._clear_wrecks()
         self._wreck_steps[ended & ~reached] = options.delay_done
         if out_of_time:
-            batch.episode_over[...] = True
+            batch.episode_over[...] = self._over = True
         else:
             self._respawn()
         self._show_now()
@@ -197,7 +199,7 @@ class ParticlesSimulator:
             if batch.active.any():
                 return
             if not may_come:
-                batch.episode_over[...] = True
+                batch.episode_over[...] = self._over = True
                 return
             batch.episode_step += 1
             self._clear_wrecks()
