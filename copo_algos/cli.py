@@ -1,0 +1,97 @@
+"""The `copo` command. Errors that are the user's to mend are one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+NEEDS_EXTRA = 'copo {} needs the training extra, and {!r} is missing; install it with: pip install "copo[train]"'
+USAGE = """usage: copo {train,evaluate,watch} ...
+
+  copo train ALGORITHM --scene S      train a population; writes a run folder
+  copo evaluate RUN_OR_FOLDER         drive a trained policy and score it
+  copo watch RUN                      a video of it, seen from above
+
+copo COMMAND --help explains each."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = arguments[0] if arguments else ""
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if command not in ("train", "evaluate", "watch"):
+        print(
+            f"unknown command {command!r}; choose train, evaluate or watch\n" if command else "",
+            end="",
+            file=sys.stderr,
+        )
+        print(USAGE, file=sys.stderr)
+        return 2
+    try:
+        return _run(command, arguments[1:])
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package.startswith("copo"):
+            raise
+        print(NEEDS_EXTRA.format(command, package), file=sys.stderr)
+        return 2
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    import tyro
+
+    from copo_algos.errors import UserError
+    from copo_algos.train import Interrupted
+    from copo_envs.process import WorkerError
+    from copo_envs.scenes import SceneError
+
+    try:
+        if command == "train":
+            from copo_algos.config import PRESETS, TrainConfig, preset
+            from copo_algos.train import train
+
+            name = _preset_name(arguments)
+            # An unknown name goes to the parser, whose message lists the known ones.
+            default = preset(name) if name in PRESETS else preset("default")
+            train(
+                tyro.cli(
+                    TrainConfig,
+                    args=arguments,
+                    prog="copo train",
+                    default=default,
+                    config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                )
+            )
+        elif command == "evaluate":
+            from copo_algos.evaluate import EvaluateConfig, evaluate
+
+            evaluate(tyro.cli(EvaluateConfig, args=arguments, prog="copo evaluate"))
+        else:
+            from copo_algos.watch import WatchConfig, watch
+
+            watch(tyro.cli(WatchConfig, args=arguments, prog="copo watch"))
+    except (UserError, SceneError, WorkerError) as error:
+        print(f"copo {command}: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Interrupted) as error:
+        went_on = "; the same command with --resume goes on" if isinstance(error, Interrupted) else ""
+        print(f"copo {command}: stopped{went_on}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _preset_name(arguments: list[str]) -> str:
+    """The value of --preset, which decides the defaults of all the others."""
+    for position, argument in enumerate(arguments):
+        if argument == "--preset" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith("--preset="):
+            return argument.partition("=")[2]
+    return "default"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

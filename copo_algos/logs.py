@@ -1,0 +1,141 @@
+"""What a run tells: metrics.csv, TensorBoard events, and the curve at the end."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from copo_algos.errors import UserError
+from copo_algos.types import Lives
+from copo_envs.outcomes import Outcome
+
+RECENT_LIVES = 300
+RECENT_EPISODES = 100
+
+
+class Record:
+    """Running rates over the last 300 lives and the last 100 episodes."""
+
+    def __init__(self) -> None:
+        self._lives: deque[int] = deque(maxlen=RECENT_LIVES)
+        self._episodes: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self.total_lives = 0
+
+    def add(self, lives: Lives) -> None:
+        """Count the lives and episodes that ended in a rollout."""
+        self._lives.extend(int(outcome) for outcome in lives.outcome)
+        self._episodes.extend(lives.episode_success_rates)
+        self.total_lives += len(lives.outcome)
+
+    def rate(self, outcome: Outcome) -> float:
+        """Share of the last 300 lives that ended so; NaN before the first life has ended."""
+        return sum(o == outcome for o in self._lives) / len(self._lives) if self._lives else math.nan
+
+    def episode_success_rate(self) -> float:
+        """Mean success rate of the last 100 episodes, as in the published table; NaN before one has ended."""
+        return float(np.mean(self._episodes)) if self._episodes else math.nan
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {"lives": list(self._lives), "episodes": list(self._episodes), "total_lives": self.total_lives}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self._lives.extend(state["lives"])
+        self._episodes.extend(state["episodes"])
+        self.total_lives = state["total_lives"]
+
+
+class MetricsLog:
+    """Appends rows to metrics.csv and scalars to TensorBoard.
+
+    Args:
+        folder: the run folder.
+        resume_at: keep the rows up to this many env steps and drop later ones; None: begin a new file.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, resume_at: int | None = None):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.csv"
+        self._columns: list[str] | None = None
+        try:
+            if resume_at is None:
+                self.path.unlink(missing_ok=True)
+            elif self.path.exists():
+                self._keep_rows_until(resume_at)
+            self._tensorboard = SummaryWriter(str(folder), purge_step=resume_at)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One iteration: a value per column, the same columns every time."""
+        new = self._columns is None
+        self._columns = self._columns or list(row)
+        try:
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, self._columns)
+                if new:
+                    writer.writeheader()
+                writer.writerow({name: _short(value) for name, value in row.items()})
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error}; the last checkpoint is intact") from error
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                continue
+            self._tensorboard.add_scalar(name, value, row["env_steps"])
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._tensorboard.close()
+
+    def _keep_rows_until(self, env_steps: int) -> None:
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if int(row["env_steps"]) <= env_steps]
+            self._columns = list(reader.fieldnames or [])
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.path)
+
+
+def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:
+    """Success, crash, out-of-road and max-step rates over env steps, from metrics.csv to a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["env_steps"]) for row in rows]
+    figure, axis = plt.subplots(figsize=(7, 4), constrained_layout=True)
+    for column, label, colour in (
+        ("success_rate", "success", "#2a9d5c"),
+        ("crash_rate", "crash", "#d1495b"),
+        ("out_rate", "out of road", "#edae49"),
+        ("max_step_rate", "max step", "#8d99ae"),
+    ):
+        axis.plot(steps, [float(row[column] or "nan") for row in rows], label=label, color=colour, linewidth=1.8)
+    axis.set(xlabel="env steps", ylabel=f"share of the last {RECENT_LIVES} lives", ylim=(0, 1), title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, ncols=4, loc="upper center")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value

@@ -1,0 +1,195 @@
+"""A trained actor with what it needs to drive, and its two files: `policy.safetensors` and `policy.json`.
+
+Loading runs no code from the files: one holds arrays, the other plain values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from copo_algos.errors import CheckpointError
+from copo_algos.networks import GaussianActor
+from copo_algos.rollout import draw_lcf, with_lcf
+from copo_envs.scenes import SCENES
+from copo_envs.step_batch import ACTION_SIZE
+
+WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
+FORMAT = "copo-policy-1"
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """What a policy was trained for."""
+
+    scene: str
+    algorithm: str
+    obs_size: int
+    """D of the scene, without the coordination factor."""
+    num_agents: int
+    uses_lcf: bool
+    lcf_mean: float = 0.0
+    lcf_std: float = 0.0
+    env_steps: int = 0
+    """Env steps it was trained for."""
+    geometry: str = "published"
+    format: str = FORMAT
+
+
+class Policy:
+    """A trained actor with what it needs to drive.
+
+    Args:
+        actor: takes observations of `info.obs_size`, one more where it uses a coordination factor.
+        info: what it was trained for.
+    """
+
+    def __init__(self, actor: GaussianActor, info: PolicyInfo):
+        self.actor = actor
+        self.info = info
+
+    def __getattr__(self, name: str) -> Any:
+        # policy.scene, policy.lcf_mean, ...: the fields of `info`
+        if name in PolicyInfo.__dataclass_fields__:
+            return getattr(self.info, name)
+        raise AttributeError(name)
+
+    def draw_lcf(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Coordination factors for `count` newborns, (count,) float32 in [-1, 1]; zeros where the policy has none."""
+        if not self.info.uses_lcf:
+            return np.zeros(count, np.float32)
+        return draw_lcf(count, self.info.lcf_mean, self.info.lcf_std, rng)
+
+    def act(
+        self, obs: np.ndarray, lcf: np.ndarray, rng: np.random.Generator, deterministic: bool = False
+    ) -> np.ndarray:
+        """Actions (n, 2) float32 in [-1, 1] for observations (n, D) and coordination factors (n,).
+
+        Stochastic unless `deterministic`, as in training and in the published evaluation.
+        """
+        inputs = with_lcf(obs, lcf) if self.info.uses_lcf else np.asarray(obs, np.float32)
+        with torch.no_grad():
+            mean, log_std = self.actor(torch.from_numpy(inputs))
+        action = mean.numpy()
+        if not deterministic:
+            action = action + np.exp(log_std.numpy()) * rng.standard_normal(action.shape, dtype=np.float32)
+        return np.clip(action, -1.0, 1.0)
+
+
+def make_actor(info: PolicyInfo, generator: torch.Generator | None = None) -> GaussianActor:
+    """An untrained actor of the right size."""
+    return GaussianActor(info.obs_size + info.uses_lcf, ACTION_SIZE, generator or torch.Generator())
+
+
+def save_policy(policy: Policy, folder: str | Path) -> None:
+    """Write the two files into an existing folder."""
+    folder = Path(folder)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.actor.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(json.dumps(asdict(policy.info), indent=2) + "\n")
+
+
+def load_policy(path: str | Path) -> Policy:
+    """The policy in a policy folder, a checkpoint, or a run folder (its last checkpoint).
+
+    Raises:
+        CheckpointError: nothing there, a truncated file, or not one of ours.
+    """
+    path = Path(path)
+    folder = path if (path / DESCRIPTION).exists() else last_checkpoint(path)
+    if folder is None:
+        raise CheckpointError(
+            f"no policy in {path}: give a run folder, a checkpoint, or a folder with {WEIGHTS} and {DESCRIPTION}"
+        )
+    info = _load_info(folder / DESCRIPTION)
+    actor = make_actor(info)
+    load_into(actor, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    actor.eval()
+    return Policy(actor, info)
+
+
+def shipped_policy(scene: str, algorithm: str) -> Policy:
+    """A policy that comes with the package.
+
+    Raises:
+        CheckpointError: none for this scene and algorithm; the message lists those there are.
+    """
+    root = Path(str(resources.files("copo_algos") / "policies"))
+    folder = root / scene / algorithm
+    if not (folder / DESCRIPTION).exists():
+        have = sorted(f"{p.parent.parent.name} {p.parent.name}" for p in root.glob(f"*/*/{DESCRIPTION}"))
+        raise CheckpointError(
+            f"no policy for scene {scene!r} and algorithm {algorithm!r} comes with the package; "
+            f"there are: {', '.join(have) or 'none'}. Train one with: copo train {algorithm} --scene {scene}"
+        )
+    return load_policy(folder)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, oldest first."""
+    return sorted((run / "checkpoints").glob("step_*[0-9]"))
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run folder, or None."""
+    found = checkpoints(run)
+    return found[-1] if found else None
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of a safetensors file.
+
+    Raises:
+        CheckpointError: missing, truncated, or another kind of file.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: the checkpoint is incomplete; use another one") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); use another checkpoint") from error
+
+
+def load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Fill a module's parameters.
+
+    Raises:
+        CheckpointError: other names or shapes than the module's.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        raise CheckpointError(f"{path} does not fit this network: {_differences(wrong, expected, found)}")
+    module.load_state_dict(tensors)
+
+
+def _differences(names: Iterable[str], expected: dict[str, Any], found: dict[str, Any]) -> str:
+    return ", ".join(f"{name} is {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in names)
+
+
+def _load_info(path: Path) -> PolicyInfo:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a {FORMAT} file; use a checkpoint written by copo train")
+    if set(values) != set(PolicyInfo.__dataclass_fields__):
+        raise CheckpointError(f"{path} has other fields than a {FORMAT} file; use a checkpoint written by copo train")
+    info = PolicyInfo(**values)
+    if info.scene not in SCENES or SCENES[info.scene].obs_size != info.obs_size:
+        raise CheckpointError(
+            f"{path} is for scene {info.scene!r} with observations of {info.obs_size}; "
+            f"scenes here are {', '.join(f'{s.name} ({s.obs_size})' for s in SCENES.values())}"
+        )
+    return info

@@ -1,0 +1,86 @@
+"""The progress line of a training: steps/s, success rate, remaining time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from copo_algos.config import TrainConfig
+
+PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
+
+
+class TrainingProgress:
+    """A live bar on a terminal, and one plain line every half minute where there is none."""
+
+    def __init__(self, config: TrainConfig, env_steps: int):
+        self._console = Console()
+        self._config = config
+        self._begin = env_steps
+        self._steps = env_steps
+        self._start = time.monotonic()
+        self._last_line = -PLAIN_EVERY
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        name = f"{config.algorithm} on {config.scene}, seed {config.seed}"
+        self._task = self._bar.add_task(name, total=config.total_steps, completed=env_steps, rates="")
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def starting(self) -> None:
+        """Say that the simulators are starting, which takes seconds."""
+        count = max(1, self._config.num_envs)
+        self._console.print(f"starting {count} environment{'s' if count > 1 else ''} of {self._config.scene} ...")
+        self._console.print(f"writing to {self._config.folder()}")
+
+    def step(self, env_steps: int) -> None:
+        """Some env steps are done."""
+        self._steps += env_steps
+        self._bar.update(self._task, completed=self._steps)
+
+    def iteration(self, row: dict[str, Any]) -> None:
+        """An iteration is done: show its rates."""
+        now = time.monotonic()
+        self._steps = row["env_steps"]
+        speed = (self._steps - self._begin) / (now - self._start)
+        rates = f"success {row['success_rate']:.0%} crash {row['crash_rate']:.0%} out {row['out_rate']:.0%}"
+        if "lcf_mean_deg" in row:
+            rates += f" lcf {row['lcf_mean_deg']:.0f}°"
+        rates += f" {speed:.0f} steps/s"
+        self._bar.update(self._task, completed=self._steps, rates=rates)
+        last = self._steps >= self._config.total_steps
+        if not self._console.is_terminal and (now - self._last_line >= PLAIN_EVERY or last):
+            self._last_line = now
+            left = (self._config.total_steps - self._steps) / max(speed, 1e-9)
+            self._console.print(
+                f"{self._steps}/{self._config.total_steps} env steps | {rates} | {left / 60:.0f} min left",
+                highlight=False,
+            )

@@ -1,0 +1,163 @@
+"""Drive the scenes with the current policy and write down what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from copo_algos.networks import GaussianActor, gaussian_log_prob
+from copo_algos.types import Lives, Rollout
+from copo_envs.neighbours import neighbour_mask, neighbourhood_mean
+from copo_envs.process import SceneVector
+from copo_envs.step_batch import StepBatch
+
+
+class Collector:
+    """Steps a `SceneVector` with a policy, carrying lives over from one rollout to the next.
+
+    Args:
+        scenes: E environments of N slots.
+        uses_lcf: vehicles draw a coordination factor at birth, which is appended to their observation.
+        neighbours_distance: metres, for the neighbourhood reward.
+        rng: draws the coordination factors.
+        generator: draws the action noise.
+    """
+
+    def __init__(
+        self,
+        scenes: SceneVector,
+        uses_lcf: bool,
+        neighbours_distance: float,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ):
+        self._scenes = scenes
+        self._uses_lcf = uses_lcf
+        self._distance = neighbours_distance
+        self._rng = rng
+        self._generator = generator
+        rows = (scenes.num_envs, scenes.num_slots)
+        self._lcf = np.zeros(rows, np.float32)
+        self._life_reward = np.zeros(rows)
+        self._episode = np.zeros((scenes.num_envs, 2), np.int64)  # lives that ended in the running episode, successes
+
+    def begin(self, seeds: list[int], lcf_mean: float, lcf_std: float) -> None:
+        """Begin fresh episodes. seeds (E,)."""
+        batch = self._scenes.reset(seeds)
+        self._life_reward[:] = 0
+        self._episode[:] = 0
+        self._admit(batch, lcf_mean, lcf_std)
+
+    def collect(
+        self,
+        actor: GaussianActor,
+        num_steps: int,
+        lcf_mean: float,
+        lcf_std: float,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> Rollout:
+        """T = num_steps steps of every environment.
+
+        Args:
+            actor: the policy, on the CPU.
+            num_steps: T.
+            lcf_mean, lcf_std: distribution from which vehicles born in this rollout draw.
+            after_step: called after every step, for progress bars and interruptions.
+        """
+        scenes = self._scenes
+        shape = (num_steps, scenes.num_envs, scenes.num_slots)
+        obs = np.zeros((*shape, scenes.obs_size + self._uses_lcf), np.float32)
+        action, mean, log_std = (np.zeros((*shape, 2), np.float32) for _ in range(3))
+        log_prob, lcf = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        acted, terminated, truncated = (np.zeros(shape, np.bool_) for _ in range(3))
+        reward = np.zeros((*shape, 3), np.float32)
+        truncated_obs: list[np.ndarray] = []
+        lives: list[tuple[np.ndarray, ...]] = []
+        episode_rates: list[float] = []
+
+        for t in range(num_steps):
+            obs[t] = self._policy_obs(scenes.batch.obs)
+            lcf[t] = self._lcf
+            action[t], log_prob[t], mean[t], log_std[t] = self._act(actor, obs[t])
+            batch = scenes.step(np.clip(action[t], -1.0, 1.0))
+
+            acted[t], terminated[t], truncated[t] = batch.acted, batch.terminated, batch.truncated
+            reward[t] = self._rewards(batch)
+            if batch.truncated.any():
+                truncated_obs.append(self._policy_obs(batch.final_obs)[batch.truncated])
+            self._count_lives(batch, lives, episode_rates)
+            self._admit(batch, lcf_mean, lcf_std)
+            after_step()
+
+        return Rollout(
+            obs=obs,
+            next_obs=self._policy_obs(scenes.batch.obs),
+            action=action,
+            log_prob=log_prob,
+            mean=mean,
+            log_std=log_std,
+            acted=acted,
+            terminated=terminated,
+            truncated=truncated,
+            reward=reward,
+            lcf=lcf,
+            truncated_obs=np.concatenate(truncated_obs) if truncated_obs else np.zeros((0, obs.shape[-1]), np.float32),
+            lives=Lives(*(np.concatenate(column) for column in zip(*lives, strict=True)), episode_rates)
+            if lives
+            else Lives(np.zeros(0, np.int8), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), episode_rates),
+        )
+
+    def _policy_obs(self, obs: np.ndarray) -> np.ndarray:
+        """(E, N, D) as the policy sees it: with (phi + 1) / 2 appended where there is a coordination factor."""
+        return with_lcf(obs, self._lcf) if self._uses_lcf else obs.copy()
+
+    def _act(self, actor: GaussianActor, obs: np.ndarray) -> tuple[np.ndarray, ...]:
+        with torch.no_grad():
+            mean, log_std = actor(torch.from_numpy(obs))
+            noise = torch.randn(mean.shape, generator=self._generator)
+            action = mean + torch.exp(log_std) * noise
+            log_prob = gaussian_log_prob(mean, log_std, action)
+        return action.numpy(), log_prob.numpy(), mean.numpy(), log_std.numpy()
+
+    def _rewards(self, batch: StepBatch) -> np.ndarray:
+        """(E, N, 3): r, and the means of r over the neighbours and over all who acted, at the positions after the step.
+
+        A vehicle that ends at this step counts, with its last reward; one born in it has not acted and does not.
+        """
+        near = neighbour_mask(batch.acted_position, batch.acted, self._distance)
+        count = batch.acted.sum(axis=1, keepdims=True)
+        everybody = batch.reward.sum(axis=1, keepdims=True) / np.maximum(count, 1)
+        neighbourhood = neighbourhood_mean(batch.reward, near)
+        return np.stack([batch.reward, neighbourhood, np.broadcast_to(everybody, batch.reward.shape)], axis=-1)
+
+    def _count_lives(self, batch: StepBatch, lives: list[tuple[np.ndarray, ...]], episode_rates: list[float]) -> None:
+        self._life_reward += batch.reward
+        ended = batch.terminated | batch.truncated
+        if ended.any():
+            success = (batch.outcome == 1).sum(axis=1)
+            self._episode += np.stack([ended.sum(axis=1), success], axis=1)
+            columns = (batch.outcome, batch.life_steps, self._life_reward, batch.route_completion)
+            lives.append(tuple(column[ended] for column in columns))
+            self._life_reward[ended] = 0.0
+        for env in np.nonzero(batch.episode_over)[0]:
+            total, successes = self._episode[env]
+            episode_rates.append(successes / max(1, total))
+            self._episode[env] = 0
+
+    def _admit(self, batch: StepBatch, lcf_mean: float, lcf_std: float) -> None:
+        """Every newborn draws its coordination factor, which it keeps for life."""
+        if self._uses_lcf:
+            born = int(batch.spawned.sum())
+            self._lcf[batch.spawned] = draw_lcf(born, lcf_mean, lcf_std, self._rng)
+
+
+def draw_lcf(count: int, mean: float, std: float, rng: np.random.Generator) -> np.ndarray:
+    """phi ~ N(mean, std) clipped to [-1, 1], (count,) float32."""
+    return np.clip(rng.normal(mean, std, count), -1.0, 1.0).astype(np.float32)
+
+
+def with_lcf(obs: np.ndarray, lcf: np.ndarray) -> np.ndarray:
+    """obs (..., D), lcf (...) in [-1, 1] -> (..., D + 1) float32 with (lcf + 1) / 2 appended."""
+    return np.concatenate([obs, (lcf[..., None] + 1) / 2], axis=-1, dtype=np.float32)

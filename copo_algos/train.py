@@ -1,0 +1,419 @@
+"""A training run: `train_iteration` is the table of contents."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
+from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
+from copo_algos.config import TrainConfig, check
+from copo_algos.errors import UserError
+from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
+from copo_algos.logs import MetricsLog, Record, plot_learning_curve
+from copo_algos.networks import ValueCritic
+from copo_algos.policy import Policy, PolicyInfo, last_checkpoint, load_into, load_tensors, make_actor
+from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
+from copo_algos.progress import TrainingProgress
+from copo_algos.rollout import Collector
+from copo_algos.types import Rollout, Samples
+from copo_envs.outcomes import Outcome
+from copo_envs.process import SceneVector
+from copo_envs.scenes import scene_options
+
+LEARNING_THREADS = 1  # small minibatches lose more by handing work between threads than they win
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; the learner stands at the end of an iteration."""
+
+
+class Trainer:
+    """Networks, optimisers and counters of a run, and what one iteration does with them.
+
+    Args:
+        config: checked.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.algorithm = get_algorithm(config.algorithm)
+        self.options = scene_options(
+            config.scene,
+            num_agents=config.num_agents,
+            horizon=config.horizon,
+            start_seed=5000 + 1000 * config.seed,
+        )
+        self.scenes = SceneVector(self.options, config.num_envs)
+        self.device = _device(config.device)
+
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.rng = np.random.default_rng([config.seed, 0])
+        obs_size = self.scenes.obs_size
+        self.info = PolicyInfo(
+            scene=config.scene,
+            algorithm=config.algorithm,
+            obs_size=obs_size,
+            num_agents=self.options.num_agents,
+            uses_lcf=self.algorithm.learns_lcf,
+            geometry=self.options.geometry,
+        )
+        self.actor = make_actor(self.info, self.generator).to(self.device)
+        self.critic = ValueCritic(obs_size + self.algorithm.learns_lcf, self.algorithm.value_heads, self.generator)
+        self.critic.to(self.device)
+        self.lcf = LCFDistribution(config.lcf.lcf_initial_mean, config.lcf.lcf_initial_std)
+        self.lcf.to(self.device)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.ppo.learning_rate)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.ppo.learning_rate)
+        self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
+        self.kl_coef = config.ppo.kl_coef
+
+        self.collector = Collector(
+            self.scenes, self.algorithm.learns_lcf, config.neighbours_distance, self.rng, self.generator
+        )
+        self.record = Record()
+        self.iteration = 0
+        self.env_steps = 0
+        self.vehicle_steps = 0
+        self.seconds = 0.0
+
+    def begin(self) -> None:
+        """Begin fresh episodes; which ones is determined by the seed and the iteration."""
+        seeds = np.random.SeedSequence([self.config.seed, self.iteration, 1]).generate_state(self.scenes.num_envs)
+        self.collector.begin([int(seed) for seed in seeds], *self._lcf_values())
+
+    def train_iteration(self, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Collect, estimate advantages, update the policy, take the meta-step, and report."""
+        clock = _Clock()
+        rollout = self._collect(after_step)
+        clock.lap("simulate")
+        samples = make_samples(rollout, self.critic, self.algorithm, self.config.ppo, self.device)
+        old_actor = copy.deepcopy(self.actor)
+        update = ppo_update(
+            self.actor,
+            self.critic,
+            self.actor_optimizer,
+            self.critic_optimizer,
+            samples,
+            self.config.ppo,
+            self.kl_coef,
+            self.rng,
+        )
+        self.kl_coef = adapt_kl_coef(self.kl_coef, update.kl, self.config.ppo.kl_target)
+        clock.lap("learn")
+        meta = None
+        if self.algorithm.learns_lcf:
+            meta = lcf_update(
+                self.lcf,
+                self.lcf_optimizer,
+                self.actor,
+                old_actor,
+                samples,
+                self.config.lcf,
+                self.config.ppo.clip_coef,
+                self.rng,
+            )
+            clock.lap("meta")
+        self._count(rollout, clock.total)
+        row = self._row(rollout, samples, update, meta, clock)
+        _refuse_nan(row)
+        return row
+
+    def save(self, folder: Path) -> Path:
+        """Write a checkpoint."""
+        state = {
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+            "vehicle_steps": self.vehicle_steps,
+            "seconds": self.seconds,
+            "kl_coef": self.kl_coef,
+            "rng": self.rng.bit_generator.state,
+            "record": self.record.state(),
+        }
+        return save_checkpoint(folder, self.env_steps, self.policy(), self._parts(), state)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint: the learner bit for bit, episodes begun afresh."""
+        path = checkpoint / "policy.safetensors"
+        load_into(self.actor, load_tensors(path), path)
+        state = load_learner(checkpoint, self._parts())
+        self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+        self.vehicle_steps, self.seconds = state["vehicle_steps"], state["seconds"]
+        self.kl_coef = state["kl_coef"]
+        self.rng.bit_generator.state = state["rng"]
+        self.record.restore(state["record"])
+
+    def policy(self) -> Policy:
+        """The policy as it is now."""
+        mean, std = self._lcf_values() if self.algorithm.learns_lcf else (0.0, 0.0)
+        return Policy(self.actor, replace(self.info, lcf_mean=mean, lcf_std=std, env_steps=self.env_steps))
+
+    def close(self) -> None:
+        """End the workers."""
+        self.scenes.close()
+
+    def _collect(self, after_step: Callable[[], None]) -> Rollout:
+        num_steps = self.config.steps_per_iteration // self.scenes.num_envs
+        actor = self.actor if self.device.type == "cpu" else copy.deepcopy(self.actor).cpu()
+        return self.collector.collect(actor, num_steps, *self._lcf_values(), after_step)
+
+    def _lcf_values(self) -> tuple[float, float]:
+        with torch.no_grad():
+            return float(self.lcf.mean()), float(self.lcf.std())
+
+    def _parts(self) -> LearnerParts:
+        return LearnerParts(
+            modules={"critic": self.critic, "lcf": self.lcf},
+            optimizers={
+                "actor_optimizer": self.actor_optimizer,
+                "critic_optimizer": self.critic_optimizer,
+                "lcf_optimizer": self.lcf_optimizer,
+            },
+            generator=self.generator,
+        )
+
+    def _count(self, rollout: Rollout, seconds: float) -> None:
+        self.iteration += 1
+        self.env_steps += rollout.acted.shape[0] * rollout.acted.shape[1]
+        self.vehicle_steps += int(rollout.acted.sum())
+        self.seconds += seconds
+        self.record.add(rollout.lives)
+
+    def _row(
+        self, rollout: Rollout, samples: Samples, update: UpdateStats, meta: LCFStats | None, clock: _Clock
+    ) -> dict[str, Any]:
+        lives, acted = rollout.lives, rollout.acted
+        mean, std = self._lcf_values()
+        row: dict[str, Any] = {
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+            "vehicle_steps": self.vehicle_steps,
+            "wall_s": self.seconds,
+            "success_rate": self.record.rate(Outcome.SUCCESS),
+            "crash_rate": self.record.rate(Outcome.CRASH),
+            "out_rate": self.record.rate(Outcome.OUT_OF_ROAD),
+            "max_step_rate": self.record.rate(Outcome.MAX_STEP),
+            "success_rate_100ep": self.record.episode_success_rate(),
+            "lives": self.record.total_lives,
+            "ended": len(lives.outcome),
+            "successes": int((lives.outcome == Outcome.SUCCESS).sum()),
+            "life_steps_mean": _mean(lives.steps),
+            "life_reward_mean": _mean(lives.reward),
+            "route_completion_mean": _mean(lives.route_completion),
+            "reward_mean": _mean(rollout.reward[acted][:, OWN]),
+            "neighbourhood_reward_mean": _mean(rollout.reward[acted][:, NEIGHBOURHOOD]),
+            "global_reward_mean": _mean(rollout.reward[acted][:, GLOBAL]),
+            "vehicles_mean": float(acted.sum(axis=2).mean()),
+            "policy_loss": update.policy_loss,
+            "value_loss": update.value_loss,
+            "explained_variance": explained_variance(samples.value[:, OWN], samples.returns[:, OWN]),
+            "kl": update.kl,
+            "kl_coef": self.kl_coef,
+            "entropy": update.entropy,
+            "clip_fraction": update.clip_fraction,
+            "action_std_mean": float(torch.exp(samples.log_std).mean()),
+        }
+        if meta is not None:
+            row |= {
+                "lcf_mean_deg": mean * 90,
+                "lcf_std_deg": std * 90,
+                "lcf_objective": meta.objective,
+                "lcf_gradient": meta.gradient_mean,
+            }
+        return {**row, **clock.seconds(), "steps_per_s": self.config.steps_per_iteration / clock.total}
+
+
+def train(config: TrainConfig) -> Path:
+    """Run a training to its end and return the run folder.
+
+    Raises:
+        UserError: settings, folder or checkpoint that cannot be used.
+        Interrupted: SIGINT or SIGTERM; a checkpoint has been written.
+    """
+    check(config)
+    options_error_first(config)
+    folder = config.folder()
+    torch.set_num_threads(LEARNING_THREADS)
+    checkpoint = _prepare(config, folder)
+    trainer = Trainer(config)
+    try:
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        log = MetricsLog(folder, resume_at=trainer.env_steps if checkpoint else None)
+        with _Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
+            _loop(trainer, folder, log, signals, progress)
+        log.close()
+    finally:
+        trainer.close()
+    picture = folder / "learning_curve.png"
+    plot_learning_curve(log.path, picture, f"{trainer.algorithm.title} on {config.scene}, seed {config.seed}")
+    print(f"done: {folder} holds metrics.csv, checkpoints and {picture.name}")
+    return folder
+
+
+def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: _Signals, progress: TrainingProgress) -> None:
+    config = trainer.config
+    if trainer.env_steps >= config.total_steps:
+        return
+    progress.starting()
+    trainer.begin()
+    saved_at = trainer.env_steps
+
+    def after_step() -> None:
+        progress.step(trainer.scenes.num_envs)
+        if signals.raised:
+            raise Interrupted
+
+    try:
+        while trainer.env_steps < config.total_steps:
+            row = trainer.train_iteration(after_step)
+            log.write(row)
+            progress.iteration(row)
+            if trainer.env_steps - saved_at >= config.checkpoint_every or trainer.env_steps >= config.total_steps:
+                trainer.save(folder)
+                saved_at = trainer.env_steps
+            if signals.raised:
+                raise Interrupted
+    except Interrupted:
+        if trainer.env_steps > 0:
+            trainer.save(folder)
+        log.close()
+        raise
+
+
+def options_error_first(config: TrainConfig) -> None:
+    """Refuse an impossible scene before anything is written."""
+    scene_options(config.scene, num_agents=config.num_agents, horizon=config.horizon)
+
+
+def _prepare(config: TrainConfig, folder: Path) -> Path | None:
+    """Make the run folder, or find the checkpoint to go on from.
+
+    Raises:
+        UserError: a run is there already, there is none to resume, its settings differ, or it cannot be written.
+    """
+    found = last_checkpoint(folder)
+    settings = folder / "config.json"
+    if config.resume and found is None:
+        raise UserError(f"nothing to resume: {folder} has no checkpoint; leave out --resume to begin")
+    if not config.resume and found is not None:
+        raise UserError(f"{folder} holds a run already; add --resume to go on, or choose another --run-dir")
+    if config.resume:
+        _refuse_changes(config, settings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = settings.with_suffix(".partial")
+        partial.write_text(json.dumps({**config.as_dict(), "versions": versions()}, indent=2) + "\n")
+        partial.replace(settings)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
+    return found
+
+
+MAY_CHANGE = ("total_steps", "checkpoint_every", "device", "versions", "preset")
+
+
+def _refuse_changes(config: TrainConfig, settings: Path) -> None:
+    try:
+        before = json.loads(settings.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot resume: {settings} cannot be read ({error})") from error
+    for name, value in config.as_dict().items():
+        if name not in MAY_CHANGE and before.get(name) != value:
+            raise UserError(
+                f"cannot resume with {name}={value}: the run in {settings.parent} was made with {before.get(name)}; "
+                f"give the same, or choose another --run-dir"
+            )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("copo", "metadrive-simulator", "panda3d", "numpy", "torch", "gymnasium", "pettingzoo"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:<k>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported; use cpu, cuda or cuda:<k>")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} asks for a GPU and torch sees none here; use --device cpu")
+    return device
+
+
+def _refuse_nan(row: dict[str, Any]) -> None:
+    for name in ("policy_loss", "value_loss", "kl", "entropy"):
+        if not math.isfinite(row[name]):
+            raise UserError(
+                f"{name} is {row[name]} after {row['env_steps']} env steps: learning has diverged; "
+                "the last checkpoint is from before; try a smaller --learning-rate"
+            )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+class _Clock:
+    """Seconds spent in each part of an iteration."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps[name] = now - self._last
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        return self._last - self._start
+
+    def seconds(self) -> dict[str, float]:
+        return {f"{name}_s": value for name, value in self._laps.items()}
+
+
+class _Signals:
+    """Remembers SIGINT and SIGTERM instead of stopping in the middle of an update; a second one stops at once."""
+
+    def __enter__(self) -> _Signals:
+        self.raised = False
+        self._before: dict[int, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._remember)
+            except ValueError:  # not in the main thread: whoever is there handles signals
+                break
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.raised:
+            sys.exit(130)
+        self.raised = True
