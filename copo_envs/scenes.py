@@ -114,7 +114,8 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
             given[name] = _whole(name, given[name])
     if not 1 <= given["num_agents"] <= spec.capacity:
         raise SceneError(
-            f"num_agents={given['num_agents']} does not fit {scene}: {spec.capacity} spawn places; use 1 to {spec.capacity}"
+            f"num_agents={given['num_agents']} does not fit {scene}: {spec.capacity} spawn places; "
+            f"use 1 to {spec.capacity}"
         )
     for name, least in (("horizon", 1), ("delay_done", 1), ("start_seed", 0), ("max_lives", 0)):
         if given.get(name, least) < least:

@@ -1,0 +1,20 @@
+"""`intersection` by PettingZoo's convention: `parallel_env` and `env` (agents in turn), one agent per life."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pettingzoo.utils.conversions import parallel_to_aec
+from pettingzoo.utils.env import AECEnv
+
+from copo_envs.lives_env import LivesEnv
+
+
+def parallel_env(**options: Any) -> LivesEnv:
+    """All vehicles act at once. Arguments as of `copo_envs.parallel_env`."""
+    return LivesEnv("intersection", **options)
+
+
+def env(**options: Any) -> AECEnv:
+    """The vehicles act in turn. Arguments as of `copo_envs.parallel_env`."""
+    return parallel_to_aec(parallel_env(**options))

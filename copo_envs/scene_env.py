@@ -1,0 +1,199 @@
+"""What the two PettingZoo views of a scene share: the simulator, seeds, spaces, checks of actions, and pictures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Container, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from pettingzoo.utils.env import ParallelEnv
+
+from copo_envs.scenes import SceneError, get_scene, scene_options
+from copo_envs.step_batch import ACTION_SIZE, StepBatch
+
+RENDER_MODES = ("rgb_array",)
+
+# key of an info -> the field of the batch that it is taken from
+_INFO_FIELDS = {
+    "outcome": "outcome",
+    "own_reward": "reward",
+    "velocity_m_s": "velocity",
+    "route_completion": "route_completion",
+    "cost": "cost",
+    "energy": "energy",
+    "life_steps": "life_steps",
+}
+
+
+class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
+    """A scene without agents: `LivesEnv` and `SlotsEnv` give names to who drives in it.
+
+    Nothing starts before the first `reset`, so an environment that was not reset yet can be pickled and copied.
+
+    Args:
+        scene: a name from `copo_envs.SCENES`.
+        render_mode: None or "rgb_array".
+        in_process: True: simulate in this process; False: in a worker process; None: in this process, unless it holds
+            a MetaDrive engine already.
+        options: fields of `SceneOptions`.
+
+    Raises:
+        SceneError: an unknown scene or option, or a value that the scene cannot take.
+    """
+
+    def __init__(self, scene: str, *, render_mode: str | None = None, in_process: bool | None = None, **options: Any):
+        # Imported late: a worker runs that module as its main program, which must not be imported before.
+        from copo_envs.process import make_simulator
+
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise SceneError(f"unknown render_mode {render_mode!r}; use None or {', '.join(map(repr, RENDER_MODES))}")
+        self.scene = scene
+        self.options = scene_options(scene, **options)
+        self.render_mode = render_mode
+        self.metadata = {
+            "name": f"{scene}_v0",
+            "is_parallelizable": True,
+            "render_modes": list(RENDER_MODES),
+            "render_fps": 10,
+        }
+        # PettingZoo's tests assign this; how long an episode lasts is the option `horizon`.
+        self.max_cycles = self.options.horizon
+        obs_size = get_scene(scene).obs_size
+        self.state_space = Box(0.0, 1.0, (self.options.num_agents * obs_size,), np.float32)
+        # One space for all: PettingZoo wants the same object for the same agent, and there may be a thousand of them.
+        self._obs_space = Box(0.0, 1.0, (obs_size,), np.float32)
+        self._action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        self._simulator = make_simulator(self.options, in_process)
+        self._batch: StepBatch | None = None
+        self._episode_seed = 0
+        self._seeds: np.random.Generator | None = None
+        self._renderer: Any = None
+        self.agents = []
+
+    def _name_agents(self, possible_agents: list[str]) -> None:
+        self.possible_agents = possible_agents
+        self.observation_spaces: dict[str, gymnasium.Space[np.ndarray]] = dict.fromkeys(
+            possible_agents, self._obs_space
+        )
+        self.action_spaces: dict[str, gymnasium.Space[np.ndarray]] = dict.fromkeys(possible_agents, self._action_space)
+
+    def observation_space(self, agent: str) -> gymnasium.Space[np.ndarray]:
+        """Box(0, 1, (D,), float32), the same object at every call."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> gymnasium.Space[np.ndarray]:
+        """Box(-1, 1, (2,), float32): steering, throttle or brake. The same object at every call."""
+        return self.action_spaces[agent]
+
+    def state(self) -> np.ndarray:
+        """(N * D,) float32: what the vehicles in all slots see, zeros for empty slots. For centralised critics."""
+        return self._last_batch().obs.ravel().copy()
+
+    def render(self) -> np.ndarray | None:
+        """The scene from above, (H, W, 3) uint8, with `render_mode="rgb_array"`; else None and a warning."""
+        if self.render_mode is None:
+            gymnasium.logger.warn('render() without a render mode; make the environment with render_mode="rgb_array"')
+            return None
+        batch = self._last_batch()
+        if self._renderer is None:
+            from copo_envs.render import TopDownRenderer
+
+            self._renderer = TopDownRenderer(self._simulator.scenery())
+        return self._renderer.frame(batch, self._simulator.wrecks())
+
+    def close(self) -> None:
+        """Free the simulator. A later `reset` starts another."""
+        self._simulator.close()
+        self._batch = self._renderer = None
+        self.agents = []
+
+    def _last_batch(self) -> StepBatch:
+        if self._batch is None:
+            raise SceneError("the environment has not been reset: call reset() first")
+        return self._batch
+
+    def _begin_episode(self, seed: int | None, options: dict[str, Any] | None) -> StepBatch:
+        """The first batch of an episode; sets `_episode_seed`."""
+        wanted = dict(options or {})
+        num_agents = wanted.pop("num_agents", None)
+        if wanted:
+            # A warning and no refusal, because PettingZoo's own test passes an unknown one.
+            warnings.warn(
+                f"unknown reset option {', '.join(map(repr, wanted))} is ignored; the only one is 'num_agents'",
+                stacklevel=3,
+            )
+        for name, value in (("num_agents", num_agents), ("seed", seed)):
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= 0):
+                raise SceneError(f"{name}={value!r} at reset; use a whole number of 0 or more, or None")
+        if seed is not None:
+            self._seeds = np.random.default_rng(int(seed))
+            episode_seed = int(seed)
+        else:
+            if self._seeds is None:
+                self._seeds = np.random.default_rng()
+            episode_seed = int(self._seeds.integers(2**31))
+        self._batch = self._simulator.reset(episode_seed, None if num_agents is None else int(num_agents))
+        self._episode_seed = episode_seed
+        if self._renderer is not None:
+            self._renderer.note(self._batch)
+        return self._batch
+
+    def _drive(self, actions: Mapping[str, np.ndarray], slot_of: Mapping[str, int], known: Container[str]) -> StepBatch:
+        """One step of the simulator.
+
+        Args:
+            actions: by agent.
+            slot_of: the agents that need one, and their slots.
+            known: agents whose actions may be given; those not in `slot_of` are ignored.
+        """
+        batch = self._last_batch()
+        if batch.episode_over:
+            raise SceneError("the episode is over: call reset() to begin another")
+        for agent in actions:
+            if agent not in known:
+                raise SceneError(
+                    f"an action for {agent!r}, which has not been in this episode; "
+                    "step() takes one for every agent in env.agents"
+                )
+        moves = np.zeros((self.options.num_agents, ACTION_SIZE), np.float32)
+        for agent, slot in slot_of.items():
+            if agent not in actions:
+                raise SceneError(f"no action for {agent!r}; step() takes one for every agent in env.agents")
+            try:
+                move = np.asarray(actions[agent], dtype=np.float32)
+            except (TypeError, ValueError):
+                move = np.empty(0)
+            if move.shape != (ACTION_SIZE,) or not np.isfinite(move).all():
+                raise SceneError(
+                    f"the action of {agent!r} is {actions[agent]!r}; it must be {ACTION_SIZE} finite numbers "
+                    "in [-1, 1]: steering, throttle"
+                )
+            moves[slot] = move
+        self._batch = self._simulator.step(moves)
+        if self._renderer is not None:
+            self._renderer.note(self._batch)
+        return self._batch
+
+    def _infos_by_slot(self, batch: StepBatch) -> list[dict[str, Any]]:
+        """For every slot what its vehicle did in this step: zeros where nobody acted."""
+        columns = (getattr(batch, field).tolist() for field in _INFO_FIELDS.values())
+        return [
+            {**dict(zip(_INFO_FIELDS, row, strict=True)), "seed": self._episode_seed}
+            for row in zip(*columns, strict=True)
+        ]
+
+    def _newborn_info(self) -> dict[str, Any]:
+        return {
+            "outcome": 0,
+            "own_reward": 0.0,
+            "velocity_m_s": 0.0,
+            "route_completion": 0.0,
+            "cost": 0.0,
+            "energy": 0.0,
+            "life_steps": 0,
+            "seed": self._episode_seed,
+        }
