@@ -1,0 +1,126 @@
+"""Frames to a GIF (base install) or an MP4 (with imageio)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+class RenderError(ValueError):
+    """A picture or a video that cannot be made. The message says why and what to do."""
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: int = 10) -> Path:
+    """Write a .gif or an .mp4, whichever the name of the file asks for. See `write_gif`.
+
+    Raises:
+        RenderError: another suffix, no imageio for an MP4, no frames, or an unwritable place.
+    """
+    path = check_video_path(path)
+    if path.suffix.lower() == ".gif":
+        return write_gif(path, frames, fps)
+    import imageio.v2 as imageio
+
+    pictures = _checked(frames, fps, 240)
+    with _replacing(path) as partial, imageio.get_writer(partial, fps=fps, macro_block_size=2, quality=8) as writer:
+        for picture in pictures:
+            writer.append_data(picture)  # pyright: ignore[reportAttributeAccessIssue]
+    return path
+
+
+def write_gif(path: str | Path, frames: Iterable[np.ndarray], fps: int = 10, max_colours: int = 64) -> Path:
+    """Write an endless GIF.
+
+    Small because all frames share one palette and only what changes is stored. Identical successive frames become one
+    that lasts longer.
+
+    Args:
+        path: where; its folder is made, and a file already there is replaced when the new one is complete.
+        frames: (H, W, 3) uint8 each, all of one shape.
+        fps: 1 to 50. Rounded to what a GIF can say: hundredths of a second per frame.
+        max_colours: 8 to 255, size of the palette.
+
+    Raises:
+        RenderError: no frames, frames of different shapes, an impossible fps or palette, or an unwritable place.
+    """
+    if not 8 <= max_colours <= 255:
+        raise RenderError(f"max_colours={max_colours} is not a size for a GIF's palette; use 8 to 255")
+    pictures = _checked(frames, fps, 50)
+    palette = _shared_palette(pictures, max_colours)
+    indexed = [Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    with _replacing(Path(path)) as partial:
+        indexed[0].save(
+            partial,
+            format="GIF",
+            save_all=True,
+            append_images=indexed[1:],
+            duration=10 * round(100 / fps),
+            loop=0,
+            optimize=True,
+            disposal=1,
+        )
+    return Path(path)
+
+
+def check_video_path(path: str | Path) -> Path:
+    """The path, if `write_video` can write it: ask before an hour of simulation, not after.
+
+    Raises:
+        RenderError: as `write_video`.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".gif", ".mp4"):
+        raise RenderError(f"cannot write a video to {path}: the name has to end in .gif or .mp4")
+    if path.suffix.lower() == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
+        raise RenderError('an MP4 needs imageio: pip install "copo[train]", or choose a name that ends in .gif')
+    with _replacing(path) as partial:
+        partial.touch()
+        partial.unlink()
+    return path
+
+
+def _checked(frames: Iterable[np.ndarray], fps: int, most: int) -> list[np.ndarray]:
+    pictures = list(frames)
+    if not 1 <= fps <= most:
+        raise RenderError(f"fps={fps} is not possible here; use 1 to {most}")
+    if not pictures:
+        raise RenderError("there are no frames to write; draw at least one")
+    shape = pictures[0].shape
+    for picture in pictures:
+        if picture.shape != shape or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise RenderError(
+                f"a frame is {picture.dtype} {picture.shape}; all have to be uint8 (H, W, 3) of one shape"
+            )
+    return pictures
+
+
+def _shared_palette(pictures: list[np.ndarray], max_colours: int) -> Image.Image:
+    """A palette for all pictures. A colour counts with the root of its area, or the ground would take all places."""
+    sample = np.stack(pictures[:: max(1, len(pictures) // 24)]).astype(np.uint32)
+    packed, areas = np.unique((sample << np.array([16, 8, 0], np.uint32)).sum(axis=-1), return_counts=True)
+    colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1).astype(np.uint8)
+    swatches = Image.fromarray(np.repeat(colours, np.ceil(np.sqrt(areas)).astype(int), axis=0)[None])
+    return swatches.quantize(max_colours, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; what is there at the end takes the place of `path` at once."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if partial.exists():
+            os.replace(partial, path)
+    except OSError as error:
+        reason = f"{error.strerror} ({error.filename})" if error.filename else str(error)
+        raise RenderError(f"cannot write {path}: {reason}; choose another place") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
