@@ -76,7 +76,7 @@ def efficiency(lives: pd.DataFrame, horizon: int = HORIZON) -> float:
 
 def throughput(lives: pd.DataFrame, horizon: int = HORIZON) -> float:
     """Arrivals by env step `horizon`, per episode. A slow population can be a safe one, so it stands beside success."""
-    in_time = lives[lives["ended_at"] <= horizon]
+    in_time = lives.loc[lives["ended_at"] <= horizon, :]
     return _per_episode(lives, _count(in_time, "success"))
 
 

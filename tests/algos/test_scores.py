@@ -91,7 +91,7 @@ def test_a_shorter_horizon_changes_efficiency_and_throughput_only(lives: pd.Data
 def test_nothing_to_speak_of_is_nan(lives: pd.DataFrame):
     empty = scores.overall(lives.iloc[:0])
     assert all(math.isnan(value) for value in empty.values())
-    crashes = lives[lives["outcome"] == "crash"]
+    crashes = lives.loc[lives["outcome"] == "crash", :]
     assert math.isnan(scores.success_length(crashes))
     assert scores.success_rate(crashes) == 0
 

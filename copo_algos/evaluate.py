@@ -1,0 +1,503 @@
+"""Drive a trained policy and score it: the evaluation protocol, from a checkpoint to tables.
+
+The last checkpoint, stochastic actions, coordination factors drawn from the learned distribution at birth, the scene's
+vehicles, horizon 1000 after which respawning stops and the episode goes on until nobody is alive; episode k is
+`reset(seed=first_seed + k)`. What happens in an episode depends on its seed alone, not on the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from copo_algos import scores
+from copo_algos.errors import CheckpointError, UserError
+from copo_algos.policy import DESCRIPTION, Policy, last_checkpoint, load_policy, shipped_policy
+from copo_algos.statistics import bootstrap_interval
+from copo_algos.train import versions
+from copo_envs.outcomes import Outcome
+from copo_envs.process import ProcessSimulator
+from copo_envs.scenes import SceneOptions, scene_options
+from copo_envs.step_batch import StepBatch
+
+NOISE_STREAM = 1
+"""With the episode's seed it seeds the policy's draws; the seed alone seeds the simulator's."""
+FIRST_HELDOUT_MAP = 1_000_000
+LIVES, EPISODES, SUMMARY = "lives.csv", "episodes.csv", "summary.json"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Drive a trained policy and score it.
+
+    Give a run folder (its last checkpoint counts), a checkpoint, or a folder that holds several runs, such as runs/;
+    or --scene and --algorithm for a policy that comes with the package. Writes lives.csv (one row per vehicle life),
+    episodes.csv and summary.json, and prints a table. The same seeds give the same numbers, whatever --workers is.
+    """
+
+    path: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FOLDER")] = None
+    """A run folder, a checkpoint, or a folder that holds several runs."""
+    scene: str | None = None
+    """Scene of a policy that comes with the package."""
+    algorithm: str | None = None
+    """Algorithm of a policy that comes with the package."""
+    episodes: int = 20
+    """Episodes to drive."""
+    first_seed: int = 1_000_000
+    """Seed of the first episode; episode k has this plus k."""
+    horizon: int = 1000
+    """Env steps in which vehicles respawn; the episode ends when the last of them has ended."""
+    num_agents: int | None = None
+    """Vehicles in the scene. Default: as in training."""
+    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Drive by the mean of the action distribution instead of drawing from it."""
+    lcf: float | None = None
+    """One local coordination factor in [-1, 1] for everybody. Default: drawn from the learned distribution."""
+    maps: Literal["train", "heldout"] = "train"
+    """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
+    output: Path | None = None
+    """Where to write. Default: evaluation/ in the run folder (evaluation_heldout/ for held-out maps), or
+    evaluation/<scene>-<algorithm>/ here for a policy that comes with the package."""
+    workers: int = 2
+    """Simulator processes that drive episodes side by side."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What determines an episode, besides the policy."""
+
+    number: int
+    seed: int
+    options: SceneOptions
+
+
+def evaluate(config: EvaluateConfig) -> pd.DataFrame:
+    """Evaluate one policy or several, write their tables, print a summary.
+
+    Returns:
+        One row per policy: run, scene, algorithm, env_steps, episodes, and every measure of `scores.MEASURES`.
+
+    Raises:
+        UserError: a setting that cannot be; CheckpointError: nothing to evaluate, or damaged.
+    """
+    _check(config)
+    console = Console()
+    jobs = _jobs(config)
+    summaries = []
+    for job in jobs:
+        policy = job.policy()
+        summary, lives = _evaluate_one(config, job, policy, console)
+        _write(job.output, lives, summary)
+        summaries.append(summary)
+    _print(console, summaries, [job.output for job in jobs])
+    described = ("run", "scene", "algorithm", "env_steps", "episodes")
+    return pd.DataFrame([{**{name: s[name] for name in described}, **s["measures"]} for s in summaries])
+
+
+def drive(
+    policy: Policy,
+    episodes: Sequence[Episode],
+    workers: int = 2,
+    deterministic: bool = False,
+    lcf: float | None = None,
+    progress: Callable[[int, bool], None] = lambda step, over: None,
+) -> pd.DataFrame:
+    """Drive episodes and return the lives in them, a table as in `scores.COLUMNS`, by episode and life.
+
+    Args:
+        policy: drives every vehicle.
+        episodes: in any order; their numbers must differ.
+        workers: simulator processes. The policy acts here, for one while the others simulate.
+        deterministic: mean actions.
+        lcf: one coordination factor for everybody; None: drawn from the learned distribution.
+        progress: called after every env step with the episode's step and whether the episode is over.
+    """
+    waiting = list(reversed(episodes))
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        lanes: list[_Lane] = []
+        for _ in range(min(workers, len(waiting))):
+            lane = _Lane(policy, deterministic, lcf)
+            stack.callback(lane.close)
+            lane.begin(waiting.pop())
+            lanes.append(lane)
+        while lanes:
+            for lane in list(lanes):
+                over = lane.advance()
+                progress(int(lane.batch.episode_step), over)
+                if not over:
+                    continue
+                rows += lane.lives
+                if waiting:
+                    lane.begin(waiting.pop())
+                else:
+                    lanes.remove(lane)
+                    lane.close()
+    table = pd.DataFrame(rows, columns=list(scores.COLUMNS))
+    return table.sort_values(["episode", "life"], ignore_index=True)
+
+
+class _Lane:
+    """A simulator process, the episode in it, and the lives that have ended in that episode."""
+
+    def __init__(self, policy: Policy, deterministic: bool, lcf: float | None):
+        self._policy = policy
+        self._deterministic = deterministic
+        self._fixed_lcf = lcf
+        self._simulator: ProcessSimulator | None = None
+
+    @property
+    def batch(self) -> StepBatch:
+        assert self._simulator is not None
+        return self._simulator.batch
+
+    def begin(self, episode: Episode) -> None:
+        """Ask the simulator for the episode; `advance` waits for it."""
+        if self._simulator is None or self._simulator.options != episode.options:
+            self.close()
+            self._simulator = ProcessSimulator(episode.options)
+        self._episode = episode
+        self._rng = np.random.default_rng([episode.seed, NOISE_STREAM])
+        # By slot, of the life in it: sums of reward, velocity, cost and energy, and the coordination factor.
+        self._sums = np.zeros((4, self._simulator.num_slots))
+        self._lcf = np.zeros(self._simulator.num_slots, np.float32)
+        self.lives: list[dict[str, Any]] = []
+        self._simulator.send("reset", episode.seed)
+
+    def advance(self) -> bool:
+        """Wait for the step that was asked for, write down what happened and ask for the next; True at the end."""
+        assert self._simulator is not None
+        self._simulator.receive()
+        batch = self._simulator.batch
+        self._write_down(batch)
+        if batch.episode_over:
+            return True
+        self._sums[:, batch.spawned] = 0
+        born = int(batch.spawned.sum())
+        self._lcf[batch.spawned] = (
+            self._policy.draw_lcf(born, self._rng) if self._fixed_lcf is None else np.full(born, self._fixed_lcf)
+        )
+        actions = np.zeros((len(self._lcf), 2), np.float32)
+        alive = batch.active
+        actions[alive] = self._policy.act(batch.obs[alive], self._lcf[alive], self._rng, self._deterministic)
+        self._simulator.step_async(actions)
+        return False
+
+    def close(self) -> None:
+        """End the simulator process."""
+        if self._simulator is not None:
+            self._simulator.close()
+            self._simulator = None
+
+    def _write_down(self, batch: StepBatch) -> None:
+        self._sums += np.stack([batch.reward, batch.velocity, batch.cost, batch.energy])
+        for slot in np.nonzero(batch.terminated | batch.truncated)[0]:
+            own_return, velocity, cost, energy = self._sums[:, slot]
+            steps = int(batch.life_steps[slot])
+            self.lives.append(
+                {
+                    "episode": self._episode.number,
+                    "seed": self._episode.seed,
+                    "life": int(batch.acted_life[slot]),
+                    "outcome": Outcome(batch.outcome[slot]).name.lower(),
+                    "steps": steps,
+                    "ended_at": int(batch.episode_step),
+                    "own_return": own_return,
+                    "route_completion": batch.route_completion[slot],
+                    "velocity_m_s": velocity / steps,
+                    "cost": cost,
+                    "energy": energy,
+                    "lcf": float(self._lcf[slot]),
+                }
+            )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A policy to evaluate and where its tables go."""
+
+    name: str
+    policy: Callable[[], Policy]
+    output: Path
+    start_seed: int
+    """Of the map that it was trained on."""
+
+
+def _check(config: EvaluateConfig) -> None:
+    for name, value, least in (("episodes", config.episodes, 1), ("workers", config.workers, 1)):
+        if value < least:
+            raise UserError(f"{name}={value} is too small; use {least} or more")
+    if config.first_seed < 0:
+        raise UserError(f"first_seed={config.first_seed} is negative; use 0 or more")
+    if config.lcf is not None and not -1 <= config.lcf <= 1:
+        raise UserError(f"lcf={config.lcf} is not in [-1, 1]; 0 is selfish, 1 lives for the neighbours")
+    if config.path is None and (config.scene is None or config.algorithm is None):
+        raise UserError("nothing to evaluate: give a run folder, or --scene and --algorithm of a policy in the package")
+    if config.path is not None and (config.scene or config.algorithm):
+        raise UserError(f"give either {config.path} or --scene and --algorithm, not both: a run knows its own scene")
+
+
+def _jobs(config: EvaluateConfig) -> list[_Job]:
+    """Every policy that the path or the scene and algorithm stand for."""
+    if config.path is None:
+        scene, algorithm = config.scene or "", config.algorithm or ""
+        name = f"{scene}-{algorithm}"
+        output = config.output or Path("evaluation") / name
+        return [_Job(name, lambda: shipped_policy(scene, algorithm), output, SceneOptions.start_seed)]
+    runs = _runs_in(config.path)
+    folder = "evaluation" if config.maps == "train" else "evaluation_heldout"
+    jobs = []
+    for run in runs:
+        if config.output is not None:
+            output = config.output if len(runs) == 1 else config.output / run.relative_to(config.path)
+        elif run.parent.name == "checkpoints":  # beside the checkpoints, which training deletes when they are old
+            output = run.parent.parent / folder / run.name
+        else:
+            output = run / folder
+        jobs.append(_Job(str(run), lambda run=run: load_policy(run), output, _start_seed(run)))
+    return jobs
+
+
+def _runs_in(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise CheckpointError(f"no folder {path}; give a run folder such as runs/intersection/copo/seed0")
+    if (path / DESCRIPTION).exists() or last_checkpoint(path):
+        return [path]
+    runs = sorted(folder.parent for folder in path.rglob("checkpoints") if last_checkpoint(folder.parent))
+    if not runs:
+        raise CheckpointError(f"no checkpoint in {path} or in the folders below it; train first, with: copo train")
+    return runs
+
+
+def _start_seed(run: Path) -> int:
+    """The map of the run, from its config.json; the scene's default where there is none."""
+    settings = (run.parent.parent if run.parent.name == "checkpoints" else run) / "config.json"
+    if not settings.exists():
+        return SceneOptions.start_seed
+    try:
+        return 5000 + 1000 * int(json.loads(settings.read_text())["seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{settings} cannot be read ({error!r}); it should be as copo train wrote it") from error
+
+
+def _evaluate_one(
+    config: EvaluateConfig, job: _Job, policy: Policy, console: Console
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    info = policy.info
+    if config.lcf is not None and not info.uses_lcf:
+        raise UserError(f"lcf={config.lcf}, but {job.name} is {info.algorithm}, which has none; leave out --lcf")
+    if config.maps == "heldout" and info.scene != "pg_map":
+        raise UserError(f"{info.scene} has one map; only pg_map has held-out ones: leave out --maps")
+    episodes = [
+        Episode(
+            number=k,
+            seed=config.first_seed + k,
+            options=scene_options(
+                info.scene,
+                num_agents=config.num_agents or info.num_agents,
+                horizon=config.horizon,
+                geometry=info.geometry,
+                start_seed=job.start_seed if config.maps == "train" else FIRST_HELDOUT_MAP + k,
+            ),
+        )
+        for k in range(config.episodes)
+    ]
+    torch.set_num_threads(1)  # a population is a small batch: handing it between threads costs more than it wins
+    begin = time.perf_counter()
+    with _Bar(console, f"{info.algorithm} on {info.scene}", config.episodes, config.horizon) as bar:
+        lives = drive(policy, episodes, config.workers, config.deterministic, config.lcf, bar.step)
+    learned = {"mean": info.lcf_mean, "std": info.lcf_std}
+    summary = {
+        "run": job.name,
+        "scene": info.scene,
+        "algorithm": info.algorithm,
+        "env_steps": info.env_steps,
+        "episodes": config.episodes,
+        "first_seed": config.first_seed,
+        "horizon": config.horizon,
+        "num_agents": episodes[0].options.num_agents,
+        "geometry": info.geometry,
+        "maps": config.maps,
+        "deterministic": config.deterministic,
+        "lcf": None if not info.uses_lcf else learned if config.lcf is None else config.lcf,
+        "lives": len(lives),
+        "measures": scores.overall(lives, config.horizon),
+        "interval_95": _intervals(lives, config),
+        "wall_s": round(time.perf_counter() - begin, 1),
+        "workers": config.workers,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    return summary, lives
+
+
+def _intervals(lives: pd.DataFrame, config: EvaluateConfig) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals over the episodes, of the rates and the counts per episode."""
+    table = scores.per_episode(lives, config.horizon)
+    rng = np.random.default_rng(config.first_seed)
+    found = {}
+    for name in ("success_rate", "crash_rate", "out_rate", "max_step_rate"):
+        rows = np.stack([table[name] * table["vehicles"], table["vehicles"]], axis=1)
+        found[name] = bootstrap_interval([rows], lambda drawn: drawn[:, 0].sum() / drawn[:, 1].sum(), rng)
+    for name in ("efficiency", "failures", "throughput", "vehicles"):
+        found[name] = bootstrap_interval([table[name].to_numpy()], np.mean, rng)
+    return found
+
+
+def _write(output: Path, lives: pd.DataFrame, summary: dict[str, Any]) -> None:
+    """All three files, each whole or not at all.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    values = json.dumps(_without_nan(summary), indent=2) + "\n"
+    tables = {LIVES: lives, EPISODES: scores.per_episode(lives, summary["horizon"])}
+    texts = {name: table.to_csv(index=False, float_format="%.6g") for name, table in tables.items()}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in {**texts, SUMMARY: values}.items():
+            (output / f"{name}.partial").write_text(text)
+        for name in (*texts, SUMMARY):
+            os.replace(output / f"{name}.partial", output / name)
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error}; choose another --output") from error
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def hardware() -> str:
+    """Processor, cores that this process may use, and memory, in words."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    words = f"{model}, {cores} core{'s' if cores > 1 else ''}"
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        words += f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB memory"
+    return words
+
+
+class _Bar:
+    """Progress over all episodes, on a terminal."""
+
+    def __init__(self, console: Console, name: str, episodes: int, horizon: int):
+        self._horizon = horizon
+        self._episodes = episodes
+        self._done = 0
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[done]} episodes"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(name, total=episodes * horizon, done=f"0/{episodes}")
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def step(self, step: int, over: bool) -> None:
+        """An env step is done; an episode counts as `horizon` steps, and its drain as none."""
+        self._done += over
+        missing = max(0, self._horizon - step) if over else 0
+        advance = (1 if 0 < step <= self._horizon else 0) + missing
+        self._bar.update(self._task, advance=advance, done=f"{self._done}/{self._episodes}")
+
+
+LABELS = {
+    "success_rate": ("success", "%"),
+    "crash_rate": ("crash", "%"),
+    "out_rate": ("out of road", "%"),
+    "max_step_rate": ("max step", "%"),
+    "efficiency": ("efficiency", ""),
+    "failures": ("failures per episode", ""),
+    "throughput": ("arrivals by the horizon", ""),
+    "vehicles": ("vehicles per episode", ""),
+    "mean_return": ("return", ""),
+    "mean_length": ("life", "steps"),
+    "success_length": ("life that arrived", "steps"),
+    "mean_velocity_m_s": ("velocity", "m/s"),
+    "mean_route_completion": ("route completion", "%"),
+    "mean_cost": ("cost", ""),
+    "mean_energy": ("energy", ""),
+}
+"""Measure -> its name and unit in printed tables."""
+
+
+def show(name: str, value: float | None) -> str:
+    """A measure in print, without its unit."""
+    if value is None or math.isnan(value):
+        return "-"
+    if LABELS[name][1] == "%":
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if name == "efficiency" else f"{value:.1f}"
+
+
+def _print(console: Console, summaries: list[dict[str, Any]], outputs: list[Path]) -> None:
+    if len(summaries) == 1:
+        _print_one(console, summaries[0])
+    else:
+        table = Table(title="Evaluation")
+        for name in ("run", "env steps"):
+            table.add_column(name, justify="left" if name == "run" else "right")
+        columns = ("success_rate", "crash_rate", "out_rate", "max_step_rate", "efficiency", "failures", "throughput")
+        for name in columns:
+            table.add_column(" ".join(LABELS[name]).strip(), justify="right")
+        for summary in summaries:
+            values = (show(name, summary["measures"][name]) for name in columns)
+            table.add_row(summary["run"], f"{summary['env_steps']:,}", *values)
+        console.print(table)
+    for output in outputs:
+        console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+
+
+def _print_one(console: Console, summary: dict[str, Any]) -> None:
+    last = summary["first_seed"] + summary["episodes"] - 1
+    table = Table(
+        title=f"{summary['algorithm']} on {summary['scene']}, {summary['env_steps']:,} env steps",
+        caption=f"{summary['episodes']} episodes (seeds {summary['first_seed']} to {last}), {summary['lives']} lives",
+    )
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval over episodes", justify="right")
+    for name, (label, unit) in LABELS.items():
+        low, high = summary["interval_95"].get(name, (None, None))
+        interval = "" if low is None else f"{show(name, low)} to {show(name, high)}"
+        table.add_row(f"{label} ({unit})" if unit else label, show(name, summary["measures"][name]), interval)
+    console.print(table)

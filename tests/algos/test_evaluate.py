@@ -1,0 +1,226 @@
+"""The evaluation protocol on the particles, against loops that are plainer than it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from copo_algos import scores
+from copo_algos.errors import CheckpointError, UserError
+from copo_algos.evaluate import Episode, EvaluateConfig, drive, evaluate, hardware
+from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
+from copo_envs.outcomes import Outcome
+from copo_envs.particles import ParticlesSimulator
+from copo_envs.scenes import SCENES, scene_options
+
+HORIZON = 100
+OPTIONS = scene_options("particles", num_agents=4, horizon=HORIZON)
+
+SHORT = [Episode(0, 50, scene_options("particles", num_agents=4, horizon=20))]
+
+
+def untrained(uses_lcf: bool, env_steps: int = 0) -> Policy:
+    info = PolicyInfo(
+        scene="particles",
+        algorithm="copo" if uses_lcf else "ippo",
+        obs_size=SCENES["particles"].obs_size,
+        num_agents=4,
+        uses_lcf=uses_lcf,
+        lcf_mean=0.3 if uses_lcf else 0.0,
+        lcf_std=0.2 if uses_lcf else 0.0,
+        env_steps=env_steps,
+    )
+    return Policy(make_actor(info, torch.Generator().manual_seed(7)), info)
+
+
+def make_run(folder: Path, uses_lcf: bool = True, seed: int = 0) -> Path:
+    for env_steps in (100, 200):
+        checkpoint = folder / "checkpoints" / f"step_{env_steps:09d}"
+        checkpoint.mkdir(parents=True)
+        save_policy(untrained(uses_lcf, env_steps), checkpoint)
+    (folder / "config.json").write_text(json.dumps({"seed": seed}))
+    return folder
+
+
+def config(path: Path | None = None, **settings: object) -> EvaluateConfig:
+    values = {"episodes": 2, "horizon": 20, "first_seed": 50, "workers": 1, **settings}
+    return EvaluateConfig(path=path, **values)  # pyright: ignore[reportArgumentType]
+
+
+def episodes(count: int) -> list[Episode]:
+    return [Episode(k, 50 + k, OPTIONS) for k in range(count)]
+
+
+@pytest.fixture(scope="module")
+def lives() -> pd.DataFrame:
+    """Two episodes on one worker."""
+    return drive(untrained(uses_lcf=True), episodes(2), workers=1)
+
+
+def test_lives_do_not_depend_on_the_number_of_workers(lives: pd.DataFrame):
+    pd.testing.assert_frame_equal(drive(untrained(uses_lcf=True), episodes(2), workers=2), lives)
+
+
+def test_an_episode_does_not_depend_on_those_beside_it(lives: pd.DataFrame):
+    alone = drive(untrained(uses_lcf=True), episodes(2)[1:], workers=1)
+    pd.testing.assert_frame_equal(alone, lives.loc[lives["episode"] == 1, :].reset_index(drop=True))
+
+
+def test_lives_agree_with_a_plain_loop(lives: pd.DataFrame):
+    policy, simulator = untrained(uses_lcf=True), ParticlesSimulator(OPTIONS)
+    rng = np.random.default_rng([51, 1])
+    batch = simulator.reset(51)
+    factor: dict[int, float] = {}
+    rewards: dict[int, list[float]] = {}
+    speeds: dict[int, list[float]] = {}
+    ends: dict[int, tuple[str, int]] = {}
+    while True:
+        newborn = batch.life[batch.spawned].tolist()
+        factor |= dict(zip(newborn, policy.draw_lcf(len(newborn), rng).tolist(), strict=True))
+        alive = batch.active.copy()
+        actions = np.zeros((4, 2), np.float32)
+        phi = np.array([factor[life] for life in batch.life[alive].tolist()], np.float32)
+        actions[alive] = policy.act(batch.obs[alive], phi, rng)
+        batch = simulator.step(actions)
+        for slot in np.nonzero(batch.acted)[0]:
+            life = int(batch.acted_life[slot])
+            rewards.setdefault(life, []).append(float(batch.reward[slot]))
+            speeds.setdefault(life, []).append(float(batch.velocity[slot]))
+            if batch.outcome[slot]:
+                ends[life] = (Outcome(batch.outcome[slot]).name.lower(), int(batch.episode_step))
+        if batch.episode_over:
+            break
+
+    table = lives[lives["episode"] == 1].set_index("life")
+    assert table.index.tolist() == sorted(ends) == list(range(len(ends)))
+    for life, row in table.iterrows():
+        assert isinstance(life, int)
+        assert (row["outcome"], row["ended_at"]) == ends[life]
+        assert row["steps"] == len(rewards[life])
+        assert row["own_return"] == pytest.approx(sum(rewards[life]))
+        assert row["velocity_m_s"] == pytest.approx(np.mean(speeds[life]))
+        assert row["lcf"] == pytest.approx(factor[life])
+
+
+def test_the_population_drains_after_the_horizon(lives: pd.DataFrame):
+    # Respawning stops at the horizon, so whoever ends later was born before.
+    assert (lives["ended_at"] - lives["steps"] < HORIZON).all()
+    assert lives["ended_at"].max() > HORIZON
+    assert lives["outcome"].nunique() > 1
+    assert lives["steps"].max() <= HORIZON
+
+
+def test_factors_are_those_asked_for(lives: pd.DataFrame):
+    assert lives["lcf"].between(-1, 1).all()
+    assert lives["lcf"].nunique() > 1
+    assert (drive(untrained(uses_lcf=True), SHORT, workers=1, lcf=-0.5)["lcf"] == -0.5).all()
+    assert (drive(untrained(uses_lcf=False), SHORT, workers=1)["lcf"] == 0).all()
+
+
+def test_a_run_is_scored_by_its_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = make_run(tmp_path / "seed0")
+    table = evaluate(config(run))
+    assert table["env_steps"].tolist() == [200]
+
+    folder = run / "evaluation"
+    assert sorted(path.name for path in folder.iterdir()) == ["episodes.csv", "lives.csv", "summary.json"]
+    lives, summary = pd.read_csv(folder / "lives.csv"), json.loads((folder / "summary.json").read_text())
+    assert list(lives.columns) == list(scores.COLUMNS)
+    assert pd.read_csv(folder / "episodes.csv")["seed"].tolist() == [50, 51]
+    assert summary["measures"]["success_rate"] == scores.success_rate(lives) == table["success_rate"][0]
+    low, high = summary["interval_95"]["failures"]
+    assert low <= scores.failures(lives) <= high
+    assert (summary["first_seed"], summary["num_agents"], summary["lcf"]) == (50, 4, {"mean": 0.3, "std": 0.2})
+    assert set(summary["versions"]) >= {"python", "copo", "metadrive-simulator", "torch", "numpy"}
+    assert summary["hardware"] == hardware()
+    assert "copo on particles, 200 env steps" in capsys.readouterr().out
+
+
+def test_a_folder_of_runs_gives_one_row_each(tmp_path: Path):
+    make_run(tmp_path / "runs" / "copo" / "seed0")
+    make_run(tmp_path / "runs" / "ippo" / "seed0", uses_lcf=False)
+    table = evaluate(config(tmp_path / "runs", episodes=1, output=tmp_path / "out"))
+    assert table["algorithm"].tolist() == ["copo", "ippo"]
+    for name in ("copo", "ippo"):
+        assert (tmp_path / "out" / name / "seed0" / "summary.json").exists()
+        assert not (tmp_path / "runs" / name / "seed0" / "evaluation").exists()
+
+
+def test_a_checkpoint_is_scored_beside_the_checkpoints(tmp_path: Path):
+    run = make_run(tmp_path / "seed0")
+    table = evaluate(config(run / "checkpoints" / "step_000000100", episodes=1))
+    assert table["env_steps"].tolist() == [100]
+    assert (run / "evaluation" / "step_000000100" / "lives.csv").exists()
+
+
+def test_deterministic_driving_draws_no_action_noise():
+    policy = untrained(uses_lcf=False)
+    first, second = (drive(policy, SHORT, 1, deterministic=d) for d in (True, False))
+    assert not first.equals(second)
+    batch = ParticlesSimulator(OPTIONS).reset(50)
+    draws = [policy.act(batch.obs, np.zeros(4), np.random.default_rng(s), deterministic=True) for s in (0, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"episodes": 0}, "episodes=0 is too small"),
+        ({"workers": 0}, "workers=0 is too small"),
+        ({"first_seed": -1}, "first_seed=-1 is negative"),
+        ({"lcf": 1.5}, r"lcf=1.5 is not in \[-1, 1\]"),
+        ({"scene": "intersection"}, "not both"),
+        ({"maps": "heldout"}, "particles has one map"),
+        ({"lcf": 0.5}, "is ippo, which has none"),
+        ({"num_agents": 99}, "use 1 to 32"),
+    ],
+)
+def test_refusals_say_what_is_allowed(tmp_path: Path, settings: dict[str, object], message: str):
+    run = make_run(tmp_path / "seed0", uses_lcf=False)
+    with pytest.raises(ValueError, match=message):
+        evaluate(config(run, **settings))
+    assert not (run / "evaluation").exists()
+
+
+def test_nothing_to_evaluate_is_one_sentence(tmp_path: Path):
+    with pytest.raises(UserError, match="give a run folder, or --scene and --algorithm"):
+        evaluate(config())
+    with pytest.raises(CheckpointError, match="no folder"):
+        evaluate(config(tmp_path / "absent"))
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        evaluate(config(tmp_path))
+    with pytest.raises(CheckpointError, match="comes with the package"):
+        evaluate(config(scene="particles", algorithm="nobody"))
+
+
+def test_an_interrupted_evaluation_leaves_the_last_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = make_run(tmp_path / "seed0")
+    evaluate(config(run, episodes=1))
+    before = {path.name: path.read_text() for path in (run / "evaluation").iterdir()}
+
+    def interrupted(*arguments: object, **options: object) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Policy, "act", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config(run, episodes=2))
+    assert {path.name: path.read_text() for path in (run / "evaluation").iterdir()} == before
+
+
+@pytest.mark.simulator
+def test_held_out_maps_differ_from_the_trained_one():
+    info = PolicyInfo("pg_map", "ippo", SCENES["pg_map"].obs_size, num_agents=3, uses_lcf=False)
+    policy = Policy(make_actor(info, torch.Generator().manual_seed(7)), info)
+    plans = [
+        Episode(k, 50, scene_options("pg_map", num_agents=3, horizon=30, start_seed=start_seed))
+        for k, start_seed in enumerate((5000, 1_000_000))
+    ]
+    lives = drive(policy, plans, workers=1, deterministic=True)
+    trained, heldout = (lives[lives["episode"] == k].reset_index(drop=True) for k in (0, 1))
+    assert len(trained) and len(heldout)
+    assert not trained.drop(columns="episode").equals(heldout.drop(columns="episode"))
