@@ -21,7 +21,10 @@ from metadrive.component.buildings.tollgate_building import TollGateBuilding
 from metadrive.component.lane.straight_lane import StraightLane
 from metadrive.component.pg_space import BlockParameterSpace, ConstantSpace, ParameterSpace
 from metadrive.component.pgblock.bottleneck import Bottleneck, Merge, Split
+from metadrive.component.pgblock.intersection import InterSection
 from metadrive.component.pgblock.pg_block import PGBlock
+from metadrive.component.pgblock.roundabout import Roundabout
+from metadrive.component.pgblock.t_intersection import TInterSection
 from metadrive.component.vehicle.base_vehicle import BaseVehicle
 from metadrive.constants import CollisionGroup, MetaDriveType
 from metadrive.engine.base_engine import BaseEngine
@@ -53,6 +56,9 @@ def set_geometry(geometry: str) -> None:
         # Each block class copies its parameter space at import: set it on the classes, not on the shared dictionary.
         parameters = {**BlockParameterSpace.BOTTLENECK_PARAMETER, "solid_center_line": ConstantSpace(int(_published))}
         block.PARAMETER_SPACE = ParameterSpace(parameters)
+    for block in (InterSection, TInterSection, Roundabout):
+        # Three scenes set this for their own map, on the class, and pg_map in the same process would inherit it.
+        block.EXIT_PART_LENGTH = 35
 
 
 def _renew_physics_at_reset() -> None:

@@ -1,0 +1,216 @@
+"""Contracts that a lives view keeps, as functions: for wrappers of these scenes and for scenes of your own.
+
+PettingZoo's tests act uniformly at random, so that almost no vehicle moves and none ends. These drive forwards.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+from pettingzoo.utils.env import ParallelEnv
+
+from copo_envs.outcomes import Outcome
+
+Env = ParallelEnv[str, np.ndarray, Any]
+
+
+def drive_forwards(env: Env, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """An action for every agent: a little random steering and throttle, no brake. Vehicles end soon, in many ways."""
+    actions = {}
+    for agent in env.agents:
+        steering = rng.normal(0.0, 0.2)
+        actions[agent] = np.array([np.clip(steering, -1, 1), rng.uniform(0.2, 1.0)], np.float32)
+    return actions
+
+
+def check_scene(
+    env: Env,
+    steps: int = 300,
+    seed: int = 0,
+    act: Callable[[Env, np.random.Generator], Mapping[str, np.ndarray]] = drive_forwards,
+) -> Counter[Outcome]:
+    """Drive and see that a lives view keeps its contract.
+
+    Spaces (the same object at every call, observations inside), the keys of all dicts, newborns, endings, ids that
+    never come back, infos with constant keys and finite numbers, positions of everybody who acted or was born.
+
+    Args:
+        env: closed by the caller.
+        steps: how many, over as many episodes as that takes.
+        seed: of the first episode and of the actions.
+        act: the actions of everybody in `env.agents`.
+
+    Returns:
+        How many lives ended in which way. A check in which nobody ended says little: look at it.
+
+    Raises:
+        AssertionError: names what does not hold.
+    """
+    rng = np.random.default_rng(seed)
+    name = env.metadata.get("name", type(env).__name__)
+    assert env.metadata.get("is_parallelizable"), f"{name}: metadata['is_parallelizable'] is not True"
+    assert len(set(env.possible_agents)) == len(env.possible_agents), f"{name}: an id twice in possible_agents"
+    info_keys: list[str] = []
+    endings: Counter[Outcome] = Counter()
+    ages: dict[str, int] = {}
+    seen: set[str] = set()
+    for step in range(steps):
+        where = f"{name}, step {step}"
+        if not env.agents or step == 0:
+            obs, infos = env.reset(seed=seed + step)
+            ages, seen = dict.fromkeys(env.agents, 0), set(env.agents)
+            assert env.agents, f"{where}: nobody is there after a reset"
+            _check_keys(where, env.agents, {"observations": obs, "infos": infos, "positions": _positions(env)})
+            info_keys = info_keys or list(infos[env.agents[0]])
+            _check_values(where, env, obs, infos, info_keys)
+        acted = list(env.agents)
+        obs, rewards, terminated, truncated, infos = env.step(dict(act(env, rng)))
+
+        dicts = {"rewards": rewards, "terminations": terminated, "truncations": truncated, "infos": infos}
+        newborns = [agent for agent in obs if agent not in acted]
+        _check_keys(where, [*acted, *newborns], {"observations": obs, "positions": _positions(env), **dicts})
+        for agent in newborns:
+            assert agent not in seen, f"{where}: {agent} came back after its end"
+            assert rewards[agent] == 0, f"{where}: newborn {agent} has reward {rewards[agent]}"
+            assert not terminated[agent] and not truncated[agent], f"{where}: newborn {agent} ended before it acted"
+        ended = {agent for agent in obs if terminated[agent] or truncated[agent]}
+        staying = sorted(set(obs) - ended)
+        assert sorted(env.agents) == staying, f"{where}: agents are {sorted(env.agents)}, going on are {staying}"
+        assert set(env.agents) <= set(env.possible_agents), f"{where}: an agent is not one of possible_agents"
+        _check_values(where, env, obs, infos, info_keys)
+        seen.update(newborns)
+        ages = {agent: ages.get(agent, -1) + 1 for agent in obs}
+        for agent in obs:
+            for ending in (terminated[agent], truncated[agent]):
+                assert type(ending) is bool, f"{where}: an ending of {agent} is a {type(ending).__name__}, not a bool"
+            assert isinstance(rewards[agent], float) and np.isfinite(rewards[agent]), (
+                f"{where}: the reward of {agent} is {rewards[agent]!r}, not a finite float"
+            )
+            outcome = Outcome(infos[agent]["outcome"])
+            expected = (outcome in (Outcome.SUCCESS, Outcome.CRASH, Outcome.OUT_OF_ROAD), outcome == Outcome.MAX_STEP)
+            assert (terminated[agent], truncated[agent]) == expected, (
+                f"{where}: {agent} has outcome {outcome.name}, terminated={terminated[agent]}, "
+                f"truncated={truncated[agent]}"
+            )
+            assert infos[agent]["life_steps"] == ages[agent], (
+                f"{where}: {agent} has acted {ages[agent]} times, life_steps says {infos[agent]['life_steps']}"
+            )
+        endings.update(Outcome(infos[agent]["outcome"]) for agent in ended)
+    return endings
+
+
+def check_deterministic(
+    make_env: Callable[[], Env],
+    steps: int = 300,
+    seed: int = 0,
+    others: Iterable[Callable[[], Env]] = (),
+) -> int:
+    """See that the same seed and actions give the same episodes, bit for bit.
+
+    After another episode in the same environment, in an environment made anew, and in those that `others` make (one
+    in a worker process, say). Every environment is closed before the next one is made.
+
+    Args:
+        make_env: makes a lives view.
+        steps: how many, over as many episodes as that takes.
+        seed: of the first episode and of the actions.
+        others: makers of environments that must agree with that of `make_env`.
+
+    Returns:
+        How many lives ended. A check in which nobody ended says little.
+
+    Raises:
+        AssertionError: names the first difference.
+    """
+    env = make_env()
+    first = _record(env, steps, seed)
+    _record(env, min(steps, 50), seed + 1)
+    _compare(first, _record(env, steps, seed), "after another reset")
+    env.close()
+    for number, make_other in enumerate([make_env, *others]):
+        env = make_other()
+        _compare(first, _record(env, steps, seed), f"in environment {number + 2}")
+        env.close()
+    return sum(
+        ended for moment in first for what in ("terminations", "truncations") for ended in moment.get(what, {}).values()
+    )
+
+
+def _positions(env: Env) -> dict[str, np.ndarray]:
+    unwrapped: Any = env
+    return unwrapped.positions()
+
+
+def _check_keys(where: str, agents: list[str], dicts: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, values in dicts.items():
+        assert set(values) == set(agents), f"{where}: {name} are of {sorted(values)} and should be of {sorted(agents)}"
+
+
+def _check_values(
+    where: str, env: Env, obs: Mapping[str, np.ndarray], infos: Mapping[str, Mapping[str, Any]], info_keys: list[str]
+) -> None:
+    positions = _positions(env)
+    for agent in obs:
+        space = env.observation_space(agent)
+        assert space is env.observation_space(agent), f"{where}: observation_space({agent!r}) is a new object each time"
+        assert env.action_space(agent) is env.action_space(agent), f"{where}: action_space({agent!r}) is a new object"
+        assert space.contains(obs[agent]), f"{where}: the observation of {agent} is not in {space}: {_why(obs, agent)}"
+        assert isinstance(env.action_space(agent), Box), f"{where}: the action space of {agent} is no Box"
+        position = np.asarray(positions[agent])
+        assert position.shape == (2,) and np.isfinite(position).all(), f"{where}: {agent} is at {position}"
+        assert list(infos[agent]) == info_keys, (
+            f"{where}: infos of {agent} have {list(infos[agent])}, others {info_keys}"
+        )
+        for key, value in infos[agent].items():
+            assert np.isscalar(value) and np.isfinite(np.asarray(value, dtype=float)), (
+                f"{where}: info {key!r} of {agent} is {value!r}, not a finite number"
+            )
+
+
+def _why(obs: Mapping[str, np.ndarray], agent: str) -> str:
+    values = np.asarray(obs[agent])
+    return f"shape {values.shape}, {values.dtype}, from {np.min(values)} to {np.max(values)}"
+
+
+def _record(env: Env, steps: int, seed: int) -> list[dict[str, dict[str, Any]]]:
+    rng = np.random.default_rng(seed)
+    moments: list[dict[str, dict[str, Any]]] = []
+    for step in range(steps):
+        if not env.agents or step == 0:
+            obs, infos = env.reset(seed=seed + step)
+            moments.append({"observations": obs, "infos": infos, "positions": _positions(env)})
+        obs, rewards, terminated, truncated, infos = env.step(drive_forwards(env, rng))
+        moments.append(
+            {
+                "observations": obs,
+                "rewards": rewards,
+                "terminations": terminated,
+                "truncations": truncated,
+                "infos": infos,
+                "positions": _positions(env),
+                "agents": dict.fromkeys(env.agents),
+            }
+        )
+    return moments
+
+
+def _compare(first: list[dict[str, dict[str, Any]]], again: list[dict[str, dict[str, Any]]], where: str) -> None:
+    for moment, (one, other) in enumerate(zip(first, again, strict=True)):
+        assert one.keys() == other.keys(), f"{where}, at moment {moment}: an episode ended at another step"
+        for what, values in one.items():
+            assert list(values) == list(other[what]), (
+                f"{where}, at moment {moment}: {what} of {list(values)} and of {list(other[what])}"
+            )
+            for agent, value in values.items():
+                same = (
+                    np.array_equal(value, other[what][agent])
+                    if isinstance(value, np.ndarray)
+                    else value == other[what][agent]
+                )
+                assert same, (
+                    f"{where}, at moment {moment}: {what} of {agent} are {value} first and {other[what][agent]} then"
+                )
