@@ -130,7 +130,7 @@ def _actor_epochs(
     config: PPOConfig,
     kl_coef: float,
 ) -> tuple[float, ...]:
-    sums = torch.zeros(4)
+    sums = torch.zeros(4, device=samples.obs.device)
     for epoch in batches:
         sums.zero_()
         for rows in epoch:
@@ -145,7 +145,7 @@ def _actor_epochs(
             optimizer.step()
             with torch.no_grad():
                 clipped = ((ratio - 1).abs() > config.clip_coef).float().mean()
-                sums += torch.stack([-surrogate, kl, entropy, clipped]).cpu()
+                sums += torch.stack([-surrogate, kl, entropy, clipped])
     return tuple((sums / len(batches[-1])).tolist())
 
 
@@ -153,7 +153,7 @@ def _critic_epochs(
     critic: ValueCritic, optimizer: Optimizer, samples: Samples, batches: list[torch.Tensor], config: PPOConfig
 ) -> float:
     returns = samples.returns
-    total = torch.zeros(())
+    total = torch.zeros((), device=returns.device)
     for epoch in batches:
         total.zero_()
         for rows in epoch:
@@ -162,7 +162,7 @@ def _critic_epochs(
             optimizer.zero_grad(set_to_none=True)
             (config.value_coef * loss).backward()
             optimizer.step()
-            total += loss.detach().cpu()
+            total += loss.detach()
     return float(total / len(batches[-1]))
 
 
