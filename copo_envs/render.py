@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from copo_envs.outcomes import ENDINGS, Outcome
 from copo_envs.step_batch import StepBatch
-from copo_envs.video import RenderError, check_video_path, write_gif, write_video
+from copo_envs.video import RenderError, check_video, write_gif, write_video
 
-__all__ = ["COLOUR_BY", "RenderError", "TopDownRenderer", "check_video_path", "write_gif", "write_video"]
+__all__ = ["COLOUR_BY", "RenderError", "TopDownRenderer", "check_video", "write_gif", "write_video"]
 
 COLOUR_BY = ("vehicle", "outcome", "speed", "lcf")
 MARKER_STEPS = 12
@@ -21,6 +21,7 @@ TOP_SPEED = 20.0
 """m/s at the upper end of the speed colours; MetaDrive's vehicles reach 22."""
 MIN_SIZE = 200
 
+_BAR = 5.0  # length of the legend's colour bar, in heights of its text
 _SUPERSAMPLE = 3  # drawn this many times larger and then reduced: Pillow's own polygons have jagged edges
 _GROUND, _KERB, _ASPHALT = "#e9eee4", "#c4c9c0", "#4d525b"
 _LINES = {"white": "#d6d9dd", "yellow": "#f0be46"}
@@ -140,10 +141,12 @@ class TopDownRenderer:
     def _legend_items(self) -> list[tuple[Any, str, float]]:
         """(ending code, "wreck" or "bar"; its text; its width) of what the picture explains."""
         items: list[tuple[Any, str]] = [(ending, _ENDING_NAMES[ending]) for ending in ENDINGS]
+        if self.colour_by == "outcome":
+            items.insert(0, (Outcome.RUNNING, "not yet known"))
         items.append(("wreck", "wreck"))
         if self.colour_by in ("speed", "lcf"):
             items.append(("bar", f"0 to {TOP_SPEED:g} m/s" if self.colour_by == "speed" else "LCF -1 to 1"))
-        icon = {"wreck": 1.9, "bar": 5.5}
+        icon = {"wreck": 1.9, "bar": _BAR}
         return [
             (kind, text, (icon.get(kind, 1.2) + 0.4) * self._em + self._font.getlength(text)) for kind, text in items
         ]
@@ -157,7 +160,7 @@ class TopDownRenderer:
         while True:  # the rows of text follow from the width, and the width from the rows
             strip = round((1.6 * rows + 0.6) * self._em / _SUPERSAMPLE)
             scale = min(size / span_x, (size - strip) / span_y)
-            width = min(max(_even(scale * span_x), _even(0.5 * size)), _even(size))
+            width = min(max(_even(scale * span_x), _even(0.6 * size)), _even(size))
             places = self._place_legend(_SUPERSAMPLE * width)
             if max(row for row, _ in places) < rows:
                 break
@@ -216,11 +219,15 @@ class TopDownRenderer:
         elif kind == "bar":
             colours = _SPEEDS if self.colour_by == "speed" else _LCFS
             for index, colour in enumerate(colours):
-                left, right = (x + 5.5 * em * (index + end) / len(colours) for end in (0, 1))
+                left, right = (x + _BAR * em * (index + end) / len(colours) for end in (0, 1))
                 draw.rectangle((left, y - 0.4 * em, right, y + 0.4 * em), colour)
         else:
             box = (x, y - 0.6 * em, x + 1.2 * em, y + 0.6 * em)
-            draw.ellipse(box, None, _ENDING_COLOURS[kind], round(0.26 * em))
+            colour = _ENDING_COLOURS.get(kind, _NEUTRAL)
+            fill = colour if self.colour_by == "outcome" else None
+            draw.ellipse(
+                box, fill, _OUTLINE if kind == Outcome.RUNNING else colour, round((0.1 if fill else 0.26) * em)
+            )
 
     # --- the moving part
 

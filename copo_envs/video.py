@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+GIF_FPS, MP4_FPS = 50, 240
+"""Most frames a second. Browsers slow down a GIF that asks for more."""
+
 
 class RenderError(ValueError):
     """A picture or a video that cannot be made. The message says why and what to do."""
@@ -20,16 +23,15 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: int = 10) -
     """Write a .gif or an .mp4, whichever the name of the file asks for. See `write_gif`.
 
     Raises:
-        RenderError: another suffix, no imageio for an MP4, no frames, or an unwritable place.
+        RenderError: another suffix, no imageio for an MP4, an impossible fps, no frames, or an unwritable place.
     """
-    path = check_video_path(path)
+    path = check_video(path, fps)
     if path.suffix.lower() == ".gif":
         return write_gif(path, frames, fps)
     import imageio.v2 as imageio
 
-    pictures = _checked(frames, fps, 240)
     with _replacing(path) as partial, imageio.get_writer(partial, fps=fps, macro_block_size=2, quality=8) as writer:
-        for picture in pictures:
+        for picture in _checked(frames):
             writer.append_data(picture)  # pyright: ignore[reportAttributeAccessIssue]
     return path
 
@@ -51,7 +53,8 @@ def write_gif(path: str | Path, frames: Iterable[np.ndarray], fps: int = 10, max
     """
     if not 8 <= max_colours <= 255:
         raise RenderError(f"max_colours={max_colours} is not a size for a GIF's palette; use 8 to 255")
-    pictures = _checked(frames, fps, 50)
+    _check_fps(fps, GIF_FPS)
+    pictures = list(_checked(frames))
     palette = _shared_palette(pictures, max_colours)
     indexed = [Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     with _replacing(Path(path)) as partial:
@@ -68,8 +71,8 @@ def write_gif(path: str | Path, frames: Iterable[np.ndarray], fps: int = 10, max
     return Path(path)
 
 
-def check_video_path(path: str | Path) -> Path:
-    """The path, if `write_video` can write it: ask before an hour of simulation, not after.
+def check_video(path: str | Path, fps: int = 10) -> Path:
+    """The path, if `write_video` can write there: to ask before an hour of simulation, not after.
 
     Raises:
         RenderError: as `write_video`.
@@ -79,25 +82,27 @@ def check_video_path(path: str | Path) -> Path:
         raise RenderError(f"cannot write a video to {path}: the name has to end in .gif or .mp4")
     if path.suffix.lower() == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
         raise RenderError('an MP4 needs imageio: pip install "copo[train]", or choose a name that ends in .gif')
+    _check_fps(fps, GIF_FPS if path.suffix.lower() == ".gif" else MP4_FPS)
     with _replacing(path) as partial:
         partial.touch()
         partial.unlink()
     return path
 
 
-def _checked(frames: Iterable[np.ndarray], fps: int, most: int) -> list[np.ndarray]:
-    pictures = list(frames)
+def _check_fps(fps: int, most: int) -> None:
     if not 1 <= fps <= most:
-        raise RenderError(f"fps={fps} is not possible here; use 1 to {most}")
-    if not pictures:
+        raise RenderError(f"fps={fps} is not possible in this kind of video; use 1 to {most}")
+
+
+def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    shape = None
+    for frame in frames:
+        shape = shape or frame.shape
+        if frame.shape != shape or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise RenderError(f"a frame is {frame.dtype} {frame.shape}; all have to be uint8 (H, W, 3) of one shape")
+        yield frame
+    if shape is None:
         raise RenderError("there are no frames to write; draw at least one")
-    shape = pictures[0].shape
-    for picture in pictures:
-        if picture.shape != shape or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise RenderError(
-                f"a frame is {picture.dtype} {picture.shape}; all have to be uint8 (H, W, 3) of one shape"
-            )
-    return pictures
 
 
 def _shared_palette(pictures: list[np.ndarray], max_colours: int) -> Image.Image:

@@ -1,0 +1,180 @@
+"""A film of the particles from a policy on disk to the file, and what is refused before anything is driven."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from copo_algos.errors import CheckpointError, UserError
+from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
+from copo_algos.watch import WatchConfig, _begin_lives, _drive, _map_of, _scene, watch
+from copo_envs.process import make_simulator
+from copo_envs.scenes import SCENES, SceneError, scene_options
+
+
+def tiny_policy(uses_lcf: bool = True, scene: str = "particles", num_agents: int = 6) -> Policy:
+    info = PolicyInfo(
+        scene=scene,
+        algorithm="copo" if uses_lcf else "ippo",
+        obs_size=SCENES[scene].obs_size,
+        num_agents=num_agents,
+        uses_lcf=uses_lcf,
+        lcf_mean=0.2,
+        lcf_std=0.5,
+    )
+    return Policy(make_actor(info, torch.Generator().manual_seed(0)), info)
+
+
+def saved(folder: Path, uses_lcf: bool = True) -> Path:
+    folder.mkdir(parents=True)
+    save_policy(tiny_policy(uses_lcf), folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> WatchConfig:
+    return WatchConfig(run=saved(tmp_path / "policy"), steps=12, size=200, output=tmp_path / "out" / "film.gif")
+
+
+def frames(path: Path) -> int:
+    with Image.open(path) as film:
+        return getattr(film, "n_frames", 1)
+
+
+def test_a_film_has_a_frame_per_step_and_says_where_it_is(
+    config: WatchConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = watch(config)
+    assert path == config.output and frames(path) == 12
+    assert "film.gif: particles · copo, no life ended yet" in capsys.readouterr().out
+    assert frames(watch(replace(config, stride=5))) == 3
+
+
+def test_the_same_seed_makes_the_same_film(config: WatchConfig) -> None:
+    first = watch(config).read_bytes()
+    assert watch(config).read_bytes() == first
+    assert watch(replace(config, seed=1)).read_bytes() != first
+    assert watch(replace(config, deterministic=True)).read_bytes() != first
+
+
+def test_the_film_begins_after_the_warmup(config: WatchConfig) -> None:
+    def picture(path: Path, index: int) -> np.ndarray:
+        with Image.open(path) as film:
+            film.seek(index)
+            return np.asarray(film.convert("RGB")).astype(int)
+
+    late = watch(replace(config, warmup=8, steps=4))
+    assert frames(late) == 4
+    end_of_late = picture(late, 3)
+    whole = watch(config)
+    # Both end at step 12 and differ in their palettes only.
+    assert np.abs(end_of_late - picture(whole, 11)).max() < 60
+    assert np.abs(end_of_late - picture(whole, 3)).max() > 100
+
+
+def test_by_default_the_film_goes_to_videos(
+    config: WatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert watch(replace(config, output=None, steps=2)) == Path("videos/particles-copo.gif")
+    assert (tmp_path / "videos" / "particles-copo.gif").exists()
+
+
+@pytest.mark.parametrize("colour_by", ["outcome", "speed", "lcf"])
+def test_every_colouring_makes_a_film(config: WatchConfig, colour_by: str) -> None:
+    assert frames(watch(replace(config, colour_by=colour_by, steps=3))) == 3
+
+
+def test_driving_counts_every_life_once_and_goes_on_after_an_episode() -> None:
+    policy = tiny_policy()
+    simulator = make_simulator(scene_options("particles", num_agents=6, horizon=100, delay_done=5), in_process=True)
+    simulator.reset(3)
+    endings: dict[tuple[int, int], int] = {}
+    shots = list(_drive(simulator, policy, WatchConfig(seed=3, steps=500), endings, "particles"))
+    assert len(shots) == 500
+    episodes = max(shot.episode for shot in shots) + 1
+    assert episodes >= 2
+    counted = sum(int((shot.batch.outcome > 0).sum()) for shot in shots)
+    assert counted == len(endings) > 12
+    assert set(endings.values()) <= {1, 2, 3, 4}
+    # Episode 1 has seed 3 + 1; in its first step vehicles at rest move less than a metre.
+    first = next(shot for shot in shots if shot.episode == 1)
+    assert np.abs(first.batch.position - simulator.reset(4).position).max() < 1.0
+
+
+def test_a_life_keeps_the_coordination_factor_it_was_born_with() -> None:
+    policy = tiny_policy()
+    simulator = make_simulator(scene_options("particles", num_agents=6, delay_done=5), in_process=True)
+    simulator.reset(0)
+    seen: dict[int, float] = {}
+    for shot in _drive(simulator, policy, WatchConfig(steps=500), {}, "particles"):
+        for slot in np.flatnonzero(shot.batch.active):
+            life = int(shot.batch.life[slot])
+            assert seen.setdefault(life, float(shot.lcf[slot])) == shot.lcf[slot]
+    assert len(seen) > 12
+    assert len(set(seen.values())) > 10, "drawn anew for each life"
+
+
+def test_one_coordination_factor_for_everybody() -> None:
+    simulator = make_simulator(scene_options("particles", num_agents=6), in_process=True)
+    lcf = np.zeros(6, np.float32)
+    _begin_lives(simulator.reset(0), lcf, tiny_policy(), WatchConfig(lcf=0.25), np.random.default_rng(0))
+    np.testing.assert_array_equal(lcf, 0.25)
+
+
+def test_the_scene_is_as_in_training_unless_told_otherwise() -> None:
+    policy = tiny_policy()
+    assert _scene(WatchConfig(), policy).num_agents == 6
+    assert _scene(WatchConfig(num_agents=3), policy).num_agents == 3
+    elsewhere = tiny_policy(scene="intersection", num_agents=7)
+    assert _scene(WatchConfig(scene="roundabout"), elsewhere).num_agents == SCENES["roundabout"].num_agents
+    with pytest.raises(UserError, match="particles sees 32 numbers and intersection shows 91"):
+        _scene(WatchConfig(scene="intersection"), policy)
+    with pytest.raises(SceneError, match="num_agents=99 does not fit particles"):
+        _scene(WatchConfig(num_agents=99), policy)
+
+
+def test_a_run_drives_on_the_map_that_it_was_trained_on(tmp_path: Path) -> None:
+    assert _map_of(None) is None
+    assert _map_of(tmp_path) is None
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 3}))
+    assert _map_of(tmp_path) == _map_of(tmp_path / "checkpoints" / "step_000000100") == 8000
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        _map_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"steps": 0}, "steps=0 is too small; use 1 or more"),
+        ({"warmup": -1}, "warmup=-1 is too small"),
+        ({"stride": 0}, "stride=0 is too small"),
+        ({"seed": -1}, "seed=-1 is too small"),
+        ({"lcf": 45.0}, r"lcf=45.0 is not in \[-1, 1\]"),
+        ({"fps": 0}, "fps=0 is not possible"),
+        ({"size": 10}, "size=10 pixels is too small"),
+        ({"output": Path("film.avi")}, r"has to end in \.gif or \.mp4"),
+        ({"algorithm": "ippo"}, "was given; leave one out"),
+        ({"run": Path("nowhere")}, "no policy in nowhere"),
+        ({"run": None, "scene": "particles", "algorithm": "sarsa"}, "'sarsa'"),
+    ],
+)
+def test_what_cannot_be_filmed_is_refused_before_driving(config: WatchConfig, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        watch(replace(config, **changes))
+    assert config.output is not None and not config.output.exists()
+
+
+@pytest.mark.parametrize("changes", [{"lcf": 0.5}, {"colour_by": "lcf"}])
+def test_a_policy_without_coordination_factor_takes_and_shows_none(tmp_path: Path, changes: dict) -> None:
+    run = saved(tmp_path / "policy", uses_lcf=False)
+    with pytest.raises(UserError, match="this ippo policy has no coordination factor"):
+        watch(WatchConfig(run=run, output=tmp_path / "film.gif", **changes))
+    assert frames(watch(WatchConfig(run=run, steps=2, size=200, output=tmp_path / "film.gif"))) == 2
