@@ -30,7 +30,7 @@ STEP_S = 0.1  # one env step, in every scene
 class WatchConfig:
     """Drive a trained policy and make a video of it, seen from above."""
 
-    run: Annotated[Path | None, tyro.conf.Positional] = None
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """A run folder, a checkpoint or a policy folder. Default: a policy that comes with the package."""
     scene: str | None = None
     """Where to drive. Default: where the policy was trained; without a run, intersection."""
@@ -105,7 +105,7 @@ def watch(config: WatchConfig) -> Path:
             for shot in _drive(simulator, policy, config, endings, name):
                 bar.update(driving, advance=1, success=_success(endings))
                 shots.append(shot)
-            drawing = bar.add_task("drawing", total=config.steps, success="")
+            drawing = bar.add_task("drawing", total=len(range(0, config.steps, config.stride)), success="")
             frames = _draw(shots[config.warmup :], renderer, endings, config)
             write_video(output, bar.track(frames, task_id=drawing), config.fps)
     except RenderError as error:
