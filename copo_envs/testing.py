@@ -1,4 +1,4 @@
-"""Contracts that a lives view keeps, as functions: for wrappers of these scenes and for scenes of your own.
+"""The contracts of a lives view and of a simulator as functions, for wrappers of these scenes and for your own.
 
 PettingZoo's tests act uniformly at random, so that almost no vehicle moves and none ends. These drive forwards.
 """
@@ -14,6 +14,7 @@ from gymnasium.spaces import Box
 from pettingzoo.utils.env import ParallelEnv
 
 from copo_envs.outcomes import Outcome
+from copo_envs.step_batch import Simulator, StepBatch
 
 Env = ParallelEnv[str, np.ndarray, Any]
 
@@ -54,7 +55,7 @@ def check_scene(
     name = env.metadata.get("name", type(env).__name__)
     assert env.metadata.get("is_parallelizable"), f"{name}: metadata['is_parallelizable'] is not True"
     assert len(set(env.possible_agents)) == len(env.possible_agents), f"{name}: an id twice in possible_agents"
-    info_keys: list[str] = []
+    info_keys: set[str] = set()
     endings: Counter[Outcome] = Counter()
     ages: dict[str, int] = {}
     seen: set[str] = set()
@@ -65,7 +66,7 @@ def check_scene(
             ages, seen = dict.fromkeys(env.agents, 0), set(env.agents)
             assert env.agents, f"{where}: nobody is there after a reset"
             _check_keys(where, env.agents, {"observations": obs, "infos": infos, "positions": _positions(env)})
-            info_keys = info_keys or list(infos[env.agents[0]])
+            info_keys = info_keys or set(infos[env.agents[0]])
             _check_values(where, env, obs, infos, info_keys)
         acted = list(env.agents)
         obs, rewards, terminated, truncated, infos = env.step(dict(act(env, rng)))
@@ -140,6 +141,88 @@ def check_deterministic(
     )
 
 
+def check_simulator(simulator: Simulator, steps: int = 300, seed: int = 0, num_agents: int | None = None) -> int:
+    """Drive forwards and see that a simulator keeps the contract of `StepBatch`.
+
+    Who acted is who was alive; empty rows are zero; lives are numbered from 0 in an episode and end once, in one way;
+    living vehicles and wrecks together are at most `num_agents`, and lives at most `max_lives`.
+
+    Args:
+        simulator: closed by the caller.
+        steps: how many, over as many episodes as that takes.
+        seed: of the first episode and of the actions.
+        num_agents: for `reset`.
+
+    Returns:
+        How many lives ended. A check in which nobody ended says little.
+
+    Raises:
+        AssertionError: names what does not hold.
+    """
+    rng = np.random.default_rng(seed)
+    population = num_agents or simulator.num_slots
+    over, endings, lives = True, 0, 0
+    for step in range(steps):
+        where = f"step {step}"
+        if over:
+            batch = simulator.reset(seed + step, num_agents)
+            assert batch.active.sum() == population, f"{where}: {batch.active.sum()} vehicles after a reset"
+            assert not batch.acted.any() and not batch.episode_over and batch.episode_step == 0, (
+                f"{where}: something happened before the first step"
+            )
+            lives = population
+            assert sorted(batch.life[batch.active]) == list(range(lives)), f"{where}: first lives are {batch.life}"
+            _check_now(where, batch)
+        alive, life, clock = (
+            simulator.batch.active.copy(),
+            simulator.batch.life.copy(),
+            simulator.batch.episode_step + 0,
+        )
+        actions = np.stack([rng.normal(0, 0.2, len(alive)), rng.uniform(0.2, 1, len(alive))], axis=1).clip(-1, 1)
+        batch = simulator.step(actions)
+
+        ended = batch.terminated | batch.truncated
+        assert np.array_equal(batch.acted, alive), f"{where}: alive were {alive}, acted have {batch.acted}"
+        assert np.array_equal(batch.acted_life, life), f"{where}: lives were {life}, acted have {batch.acted_life}"
+        assert not (batch.terminated & batch.truncated).any(), f"{where}: a life was terminated and truncated"
+        assert not (ended & ~alive).any(), f"{where}: a life ended that was not alive"
+        assert np.array_equal(batch.outcome == Outcome.MAX_STEP, batch.truncated), f"{where}: truncated is not MAX_STEP"
+        assert np.array_equal(batch.outcome != Outcome.RUNNING, ended), f"{where}: outcome without ending or otherwise"
+        for name in ("reward", "acted_position", "acted_heading", "velocity", "route_completion", "cost", "energy"):
+            values = getattr(batch, name)
+            assert np.isfinite(values).all(), f"{where}: {name} is not finite: {values}"
+            assert not values[~alive].any(), f"{where}: {name} of slots that did not act is not zero"
+        assert not batch.final_obs[~ended].any(), f"{where}: a final observation of a life that goes on"
+        assert (batch.life_steps[alive] >= 1).all() and not batch.life_steps[~alive].any(), f"{where}: life_steps"
+        assert batch.episode_step > clock, f"{where}: the clock stands at {clock}"
+        goes_on = alive & ~ended
+        if not batch.episode_over:
+            assert np.array_equal(batch.life[goes_on], life[goes_on]), f"{where}: a living vehicle changed its number"
+            assert np.array_equal(batch.spawned, batch.active & ~goes_on), f"{where}: spawned is not who is new"
+            newborns = sorted(batch.life[batch.spawned])
+            assert newborns == list(range(lives, lives + len(newborns))), f"{where}: new lives {newborns} after {lives}"
+            lives += len(newborns)
+            assert batch.active.any(), f"{where}: nobody is alive and the episode goes on"
+        assert batch.active.sum() + len(simulator.wrecks()) <= population, (
+            f"{where}: more than {population} on the road"
+        )
+        assert lives <= simulator.max_lives, f"{where}: {lives} lives, at most {simulator.max_lives} were allowed"
+        _check_now(where, batch)
+        endings += int(ended.sum())
+        over = bool(batch.episode_over)
+    return endings
+
+
+def _check_now(where: str, batch: StepBatch) -> None:
+    empty = ~batch.active
+    assert (batch.life[empty] == -1).all() and (batch.life[~empty] >= 0).all(), f"{where}: lives are {batch.life}"
+    for name in ("obs", "position", "heading"):
+        assert not getattr(batch, name)[empty].any(), f"{where}: {name} of an empty slot is not zero"
+    for name in ("obs", "final_obs"):
+        values = getattr(batch, name)
+        assert (values >= 0).all() and (values <= 1).all(), f"{where}: {name} from {values.min()} to {values.max()}"
+
+
 def _positions(env: Env) -> dict[str, np.ndarray]:
     unwrapped: Any = env
     return unwrapped.positions()
@@ -151,7 +234,7 @@ def _check_keys(where: str, agents: list[str], dicts: Mapping[str, Mapping[str, 
 
 
 def _check_values(
-    where: str, env: Env, obs: Mapping[str, np.ndarray], infos: Mapping[str, Mapping[str, Any]], info_keys: list[str]
+    where: str, env: Env, obs: Mapping[str, np.ndarray], infos: Mapping[str, Mapping[str, Any]], info_keys: set[str]
 ) -> None:
     positions = _positions(env)
     for agent in obs:
@@ -162,13 +245,13 @@ def _check_values(
         assert isinstance(env.action_space(agent), Box), f"{where}: the action space of {agent} is no Box"
         position = np.asarray(positions[agent])
         assert position.shape == (2,) and np.isfinite(position).all(), f"{where}: {agent} is at {position}"
-        assert list(infos[agent]) == info_keys, (
-            f"{where}: infos of {agent} have {list(infos[agent])}, others {info_keys}"
+        assert infos[agent].keys() == info_keys, (
+            f"{where}: infos of {agent} have {sorted(infos[agent])}, others {sorted(info_keys)}"
         )
         for key, value in infos[agent].items():
-            assert np.isscalar(value) and np.isfinite(np.asarray(value, dtype=float)), (
-                f"{where}: info {key!r} of {agent} is {value!r}, not a finite number"
-            )
+            numbers = np.asarray(value)
+            assert numbers.dtype.kind in "biuf", f"{where}: info {key!r} of {agent} is {value!r}, not a number"
+            assert numbers.ndim or np.isfinite(numbers), f"{where}: info {key!r} of {agent} is {value!r}"
 
 
 def _why(obs: Mapping[str, np.ndarray], agent: str) -> str:
