@@ -2,7 +2,8 @@
 
 Three kinds of repair, installed once per process by `install`:
 
-* **offline**: the first engine start tries to download assets that only 3D rendering uses. It no longer does.
+* **offline**: the first engine start tries to download assets that only 3D rendering uses. It no longer does. Nor
+  does it need a system's OpenGL library, without which it used to end in an IndexError.
 * **determinism**: a second reset of one engine differs from the first because recycled vehicles keep the rotation
   of their wheels and the physics world keeps the order of its contacts. Both are renewed at every reset (about
   10 ms), so that every reset equals the first one of a fresh engine.
@@ -31,7 +32,7 @@ from metadrive.engine.base_engine import BaseEngine
 from metadrive.engine.core.collision_callback import collision_callback
 from metadrive.engine.physics_node import BaseRigidBodyNode
 from panda3d.bullet import BulletConvexHullShape, BulletWorld
-from panda3d.core import LPoint3f, NodePath, PythonCallbackObject, Vec3
+from panda3d.core import LPoint3f, NodePath, PythonCallbackObject, Vec3, loadPrcFileData
 
 _published = False
 _installed = False
@@ -44,6 +45,8 @@ def install() -> None:
         return
     _installed = True
     BaseEngine.try_pull_asset = staticmethod(lambda: None)
+    # Panda3D's software pipe comes with its wheel; the default one needs a system's libGL, which servers lack.
+    loadPrcFileData("copo", "load-display p3tinydisplay")
     _renew_physics_at_reset()
     _make_geometry_switchable()
 
