@@ -1,0 +1,46 @@
+"""`python -m benchmarks run|report`. Errors that are the user's to mend are one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from benchmarks.report import ReportConfig, report
+from benchmarks.run import RunConfig, run
+from copo_algos.errors import UserError
+from copo_envs.scenes import SceneError
+
+Command = (
+    Annotated[RunConfig, tyro.conf.subcommand("run", prefix_name=False)]
+    | Annotated[ReportConfig, tyro.conf.subcommand("report", prefix_name=False)]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    config = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]
+        args=arguments,
+        prog="python -m benchmarks",
+        description="Train, evaluate and report algorithms x scenes x seeds.",
+    )
+    name = "run" if isinstance(config, RunConfig) else "report"
+    try:
+        if isinstance(config, RunConfig):
+            run(config)
+        else:
+            report(config)
+    except (UserError, SceneError) as error:
+        print(f"benchmarks {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"benchmarks {name}: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""The benchmark: tables worked out by hand from a small results folder, and cells that run, are skipped, and resume."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import report as reporting
+from benchmarks.__main__ import main
+from benchmarks.run import RunConfig, collect, run, train_command
+from benchmarks.suite import Cell, cells, env_steps_done, is_complete
+from copo_algos import scores
+from copo_algos.errors import UserError
+
+VERSIONS = {"python": "3.11.7", "copo": "0.1.0"}
+
+
+def metrics(successes: list[int], ended: list[int], success_100ep: list[float], wall_s: float = 7200.0) -> pd.DataFrame:
+    count = len(successes)
+    return pd.DataFrame(
+        {
+            "env_steps": 1600 * np.arange(1, count + 1),
+            "wall_s": np.linspace(wall_s / count, wall_s, count),
+            "success_rate_100ep": success_100ep,
+            "ended": ended,
+            "successes": successes,
+        }
+    )
+
+
+def life(episode: int, number: int, outcome: str, ended_at: int) -> dict[str, object]:
+    values = dict.fromkeys(scores.COLUMNS, 0.0)
+    return {**values, "episode": episode, "seed": episode, "life": number, "outcome": outcome, "ended_at": ended_at}
+
+
+def write_result(root: Path, cell: Cell, table: pd.DataFrame, lives: list[dict[str, object]] | None = None) -> Path:
+    folder = cell.folder(root)
+    folder.mkdir(parents=True)
+    table.to_csv(folder / "metrics.csv", index=False)
+    (folder / "config.json").write_text(json.dumps({"preset": "default", "total_steps": 1600 * len(table)}))
+    provenance = {
+        "command": f"copo train {cell.algorithm} --scene {cell.scene} --seed {cell.seed}",
+        "date": "2026-01-02",
+        "commit": "abc",
+        "hardware": "a processor, 2 cores",
+        "versions": VERSIONS,
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    if lives is not None:
+        (folder / "evaluation").mkdir()
+        pd.DataFrame(lives).to_csv(folder / "evaluation" / "lives.csv", index=False)
+        (folder / "evaluation" / "summary.json").write_text(json.dumps({"horizon": 1000}))
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """CoPO with two seeds, IPPO with one, on the intersection; 12 iterations each."""
+    root = tmp_path / "results"
+    # Ten consecutive iterations: 0 to 9 have 30 / 100, 1 to 10 have 38 / 100, 2 to 11 have 37 / 100.
+    successes = [0, 0, 1, 2, 3, 4, 4, 5, 5, 6, 8, 0]
+    write_result(
+        root,
+        Cell("intersection", "copo", 0),
+        metrics(successes, [10] * 12, [math.nan] * 2 + [0.3] * 9 + [0.35]),
+        # 3 of 5 arrive, one of them after the horizon; 2 crashes or outs in 2 episodes.
+        [
+            life(0, 0, "success", 100),
+            life(0, 1, "success", 1001),
+            life(0, 2, "crash", 50),
+            life(1, 0, "success", 1000),
+            life(1, 1, "out_of_road", 70),
+        ],
+    )
+    write_result(
+        root,
+        Cell("intersection", "copo", 1),
+        metrics([5] * 12, [10] * 12, [0.45] * 12, wall_s=3600.0),
+        # All four arrive.
+        [life(0, 0, "success", 10), life(0, 1, "success", 20), life(1, 0, "success", 30), life(1, 1, "success", 40)],
+    )
+    write_result(root, Cell("intersection", "ippo", 0), metrics([1] * 12, [10] * 12, [math.nan] * 12))
+    return root
+
+
+def rows_of(markdown: str, first: str) -> list[list[str]]:
+    """Cells of the table rows that begin with this text."""
+    lines = [line for line in markdown.splitlines() if line.startswith(f"| {first}")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_best_success_sums_lives_before_it_divides():
+    table = metrics([0] * 9 + [9, 1], [1] * 9 + [11, 1], [0.0] * 11)
+    # Iterations 0 to 9: 9 / 20; 1 to 10: 10 / 20. The mean of the ten rates would be far lower.
+    assert reporting.best_success(table) == 0.5
+    assert math.isnan(reporting.best_success(table.iloc[:9]))
+    assert reporting.best_success(table.iloc[:2], window=2) == 0
+
+
+def test_the_beginning_of_a_curve_uses_what_there_is():
+    curve = reporting.windowed_success(metrics([0, 1, 2], [0, 2, 2], [0.0] * 3))
+    assert math.isnan(curve[0])
+    assert curve[1:].tolist() == [1 / 2, 3 / 4]
+
+
+def test_over_seeds_says_how_many_are_known():
+    def show(value: float) -> str:
+        return f"{value:.1f}"
+
+    assert reporting.over_seeds([2.0, 4.0, 6.0], show) == "4.0 (2.0)"
+    assert reporting.over_seeds([2.0], show) == "2.0"
+    assert reporting.over_seeds([2.0, math.nan, 4.0], show) == "3.0 (1.4), n = 2"
+    assert reporting.over_seeds([math.nan], show) == "-"
+
+
+def test_tables_are_those_worked_out_by_hand(results: Path):
+    text = reporting.full_report(reporting.load(results))
+    (ippo_training,) = rows_of(text, "IPPO")
+    copo_training, copo_evaluation = rows_of(text, "CoPO")
+    # 38 % and 50 %: mean 44, deviation 12 / sqrt 2. 35 and 45: 40, 7.1. 2 h and 1 h. 19200 steps in 7200 s and 3600 s.
+    assert copo_training == [
+        *("CoPO", "0, 1 (n = 2)", "19,200", "44.0 (8.5)", "40.0 (7.1)", "79.5 (5.0)", "1.50 (0.71)", "4.0 (1.9)")
+    ]
+    assert ippo_training == ["IPPO", "0 (n = 1)", "19,200", "10.0", "-", "71.9 (5.3)", "2.00", "2.7"]
+    # Success 3/5 and 4/4; crash and out 1/5 and 0; efficiency (3 - 2) / 2000 and 4 / 2000; failures 1 and 0; arrivals
+    # by step 1000 2/2 and 4/2.
+    assert copo_evaluation == [
+        *("CoPO", "2", "2", "80.0 (28.3)", "10.0 (14.1)", "10.0 (14.1)", "0.0 (0.0)"),
+        *("0.001 (0.001)", "0.5 (0.7)", "1.5 (0.7)"),
+    ]
+
+
+def test_report_names_its_origin_and_its_definitions(results: Path):
+    text = reporting.full_report(reporting.load(results))
+    for part in (
+        "Versions: python 3.11.7, copo 0.1.0\n",  # said once: all three runs have them in common
+        "Hardware: a processor, 2 cores\n",
+        "Date: 2026-01-02\n",
+        "best 100 episodes after 1,000,000 env steps (CL: 2,000,000) in MetaDrive 0.2.5",
+        "CL 75.7 (6.2)",
+        "copo train copo --scene intersection --seed 1\n",
+        "(successes - crashes - outs) / 1000",
+    ):
+        assert part in text
+
+
+def test_report_writes_tables_pictures_and_the_block_in_the_readme(results: Path, tmp_path: Path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{reporting.BEGIN}\nold\n{reporting.END}\nafter\n")
+    arguments = ["report", "--results-dir", str(results), "--readme", str(readme)]
+    assert main(arguments) == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{reporting.BEGIN}\n| scene |") and text.endswith(f"{reporting.END}\nafter\n")
+    assert "old" not in text
+    assert "](results/intersection.png)" in text
+    row = next(line for line in text.splitlines() if "CoPO |" in line)
+    assert row == (
+        "| intersection | CoPO | 2 | 19,200 | 44.0 (8.5) | 80.0 (28.3) | 0.001 (0.001) | 0.5 (0.7) | 1.5 (0.7) "
+        "| 79.5 (5.0) |"
+    )
+    assert (results / "README.md").read_text() == reporting.full_report(reporting.load(results))
+    assert (results / "intersection.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(results.rglob("*.partial"))
+
+    assert main(arguments) == 0
+    assert readme.read_text() == text, "the same results give the same block"
+
+
+def test_a_curve_of_many_seeds_lies_in_its_band():
+    rng = np.random.default_rng(0)
+    steps = np.arange(1.0, 21.0)
+    curves = [(steps, rng.uniform(20, 80, 20)) for _ in range(5)]
+    grid, middle, low, high = reporting._across_seeds(curves)
+    assert grid.tolist() == steps.tolist()
+    assert (low <= middle).all() and (middle <= high).all()
+    # Five seeds: the lowest and the highest are left out.
+    at_first = sorted(success[0] for _, success in curves)
+    assert middle[0] == pytest.approx(np.mean(at_first[1:4]))
+
+
+def test_curves_are_compared_where_all_seeds_have_been():
+    short, long = (
+        (np.array([2.0, 4.0]), np.array([0.0, 20.0])),
+        (np.array([1.0, 3.0, 5.0]), np.array([10.0, 30.0, 50.0])),
+    )
+    grid, middle, low, high = reporting._across_seeds([short, long])
+    assert grid.tolist() == [2, 3, 4]
+    assert middle.tolist() == [10, 20, 30]
+    assert (low.tolist(), high.tolist()) == ([0, 10, 20], [20, 30, 40])
+
+
+def test_no_results_are_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["report", "--results-dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmarks report: no results in") and error.count("\n") == 1
+
+
+def test_what_cannot_be_reported_is_one_sentence(results: Path, tmp_path: Path):
+    readme = tmp_path / "README.md"
+    readme.write_text("no markers")
+    with pytest.raises(UserError, match="has no place for the results"):
+        reporting.report(reporting.ReportConfig(results, readme=readme))
+    assert readme.read_text() == "no markers"
+    assert not (results / "README.md").exists()
+
+    folder = Cell("intersection", "copo", 0).folder(results)
+    (folder / "provenance.json").write_text("{")
+    with pytest.raises(UserError, match=r"provenance.json cannot be read"):
+        reporting.load(results)
+    (folder / "metrics.csv").write_text("env_steps\n1600\n")
+    with pytest.raises(UserError, match=r"metrics.csv cannot be read.*no column ended"):
+        reporting.load(results)
+
+
+def test_cells_are_every_combination_seed_by_seed():
+    found = cells(("intersection", "particles"), ("ippo", "copo"), (0, 1))
+    assert len(found) == len(set(found)) == 8
+    assert [cell.seed for cell in found] == [0] * 4 + [1] * 4
+    with pytest.raises(ValueError, match="unknown scene 'moon'"):
+        cells(("moon",), ("ippo",), (0,))
+    with pytest.raises(ValueError, match="unknown algorithm 'ppo'"):
+        cells(("particles",), ("ppo",), (0,))
+    with pytest.raises(ValueError, match="seed -1 is negative"):
+        cells(("particles",), ("ippo",), (0, -1))
+    with pytest.raises(ValueError, match="nothing to run"):
+        cells(("particles",), ("ippo",), ())
+
+
+def test_complete_means_trained_and_saved(tmp_path: Path):
+    assert env_steps_done(tmp_path) == 0 and not is_complete(tmp_path, 1)
+    metrics([1] * 3, [1] * 3, [0.0] * 3).to_csv(tmp_path / "metrics.csv", index=False)
+    assert env_steps_done(tmp_path) == 4800
+    assert is_complete(tmp_path, 4800) and not is_complete(tmp_path, 4801)
+    (tmp_path / "checkpoints" / "step_000003200").mkdir(parents=True)
+    assert not is_complete(tmp_path, 4800), "killed before its last checkpoint"
+    (tmp_path / "checkpoints" / "step_000004800").mkdir()
+    assert is_complete(tmp_path, 4800)
+    (tmp_path / "metrics.csv").write_text("something else\n1\n")
+    with pytest.raises(UserError, match=r"metrics.csv is not as copo train wrote it"):
+        env_steps_done(tmp_path)
+
+
+def test_run_trains_skips_resumes_and_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    options = "--num-envs 0 --num-agents 4 --steps-per-iteration 200 --update-epochs 1"
+
+    def go(total_steps: int, episodes: int = 0) -> str:
+        arguments = ["run", "--scenes", "particles", "--algorithms", "ippo", "--total-steps", str(total_steps)]
+        arguments += ["--evaluate", str(episodes), "--runs-dir", str(runs), "--results-dir", str(results)]
+        assert main([*arguments, f"--train-options={options}"]) == 0
+        return capfd.readouterr().out
+
+    cell = Cell("particles", "ippo", 0)
+    assert "training" in go(400)
+    stamps = {path: path.stat().st_mtime_ns for path in cell.folder(runs).rglob("*") if path.is_file()}
+    assert "complete, 400 env steps" in go(400)
+    assert stamps == {path: path.stat().st_mtime_ns for path in cell.folder(runs).rglob("*") if path.is_file()}
+    assert "resuming" in go(600, episodes=1)
+
+    folder = cell.folder(results)
+    assert pd.read_csv(folder / "metrics.csv")["env_steps"].tolist() == [200, 400, 600]
+    assert json.loads((folder / "config.json").read_text())["total_steps"] == 600
+    assert json.loads((folder / "evaluation" / "summary.json").read_text())["env_steps"] == 600
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["command"].startswith("copo train ippo --scene particles --seed 0 --total-steps 600")
+    assert "--resume" not in provenance["command"]
+    training, evaluation = rows_of(reporting.full_report(reporting.load(results)), "IPPO")
+    assert training[:4] == ["IPPO", "0 (n = 1)", "600", "-"]
+    assert evaluation[:3] == ["IPPO", "1", "1"]
+
+
+def test_a_cell_that_fails_is_named_and_does_not_count(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    config = RunConfig(
+        scenes=("particles",),
+        algorithms=("ippo",),
+        runs_dir=tmp_path / "runs",
+        results_dir=tmp_path / "results",
+        train_options="--num-agents 99",
+    )
+    with pytest.raises(UserError, match=r"1 of 1 cells failed .*: ippo on particles, seed 0"):
+        run(config)
+    assert "use 1 to 32" in capfd.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_origin_of_a_run_is_kept_when_it_is_collected_again(tmp_path: Path):
+    cell = Cell("particles", "ippo", 0)
+    config = RunConfig(runs_dir=tmp_path / "runs", results_dir=tmp_path / "results")
+    source = write_result(config.runs_dir, cell, metrics([1], [1], [0.0]))
+    collect(config, cell)
+    kept = json.loads((cell.folder(config.results_dir) / "provenance.json").read_text())
+    assert kept["hardware"] == "a processor, 2 cores"
+    (source / "provenance.json").unlink()
+    collect(config, cell)
+    made = json.loads((cell.folder(config.results_dir) / "provenance.json").read_text())
+    assert made["command"].endswith(f"--run-dir {cell.folder(config.runs_dir)}")
+    assert "--resume" not in train_command(config, cell)
+
+
+@pytest.mark.parametrize("arguments", [["--total-steps", "0"], ["--evaluate", "-1"], ["--scenes", "moon"]])
+def test_impossible_settings_run_nothing(arguments: list[str], tmp_path: Path):
+    assert main(["run", *arguments, "--runs-dir", str(tmp_path), "--results-dir", str(tmp_path)]) == 2
+    assert not list(tmp_path.iterdir())
