@@ -71,7 +71,7 @@ class LivesEnv(SceneEnv):
         }
 
     def step(
-        self, actions: Mapping[str, np.ndarray]
+        self, actions: Mapping[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """One step of 0.1 s.
 

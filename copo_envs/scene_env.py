@@ -142,7 +142,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
             self._renderer.note(self._batch)
         return self._batch
 
-    def _drive(self, actions: Mapping[str, np.ndarray], slot_of: Mapping[str, int], known: Container[str]) -> StepBatch:
+    def _drive(self, actions: Mapping[str, Any], slot_of: Mapping[str, int], known: Container[str]) -> StepBatch:
         """One step of the simulator.
 
         Args:

@@ -50,7 +50,7 @@ class SlotsEnv(SceneEnv):
         return self._observations(batch), self._infos(batch)
 
     def step(
-        self, actions: Mapping[str, np.ndarray]
+        self, actions: Mapping[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """One step of 0.1 s.
 

@@ -1,0 +1,110 @@
+"""The registry, the options of a scene, and what importing the package costs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import copo_envs
+from copo_envs.scenes import SCENES, SceneError, SceneOptions, get_scene, scene_options
+
+METADRIVE_SCENES = [name for name, scene in SCENES.items() if scene.metadrive_class]
+
+
+def test_the_published_sizes() -> None:
+    sizes = {scene.name: (scene.num_agents, scene.obs_size) for scene in SCENES.values() if scene.metadrive_class}
+    assert sizes == {
+        "roundabout": (40, 91),
+        "intersection": (30, 91),
+        "tollgate": (40, 156),
+        "bottleneck": (20, 96),
+        "parking_lot": (10, 91),
+        "pg_map": (15, 91),
+    }
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_defaults(name: str) -> None:
+    options = scene_options(name)
+    assert options.num_agents == SCENES[name].num_agents <= SCENES[name].capacity
+    assert (options.horizon, options.delay_done, options.drain, options.respawn) == (1000, 25, True, True)
+    assert options == scene_options(name, num_agents=None, horizon=None)
+    assert SceneOptions(**json.loads(json.dumps(options.as_dict()))) == options
+    assert pickle.loads(pickle.dumps(options)) == options
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    options = scene_options("particles", num_agents=np.int64(3), drain=np.bool_(False))
+    assert options.num_agents == 3 and type(options.num_agents) is int and not options.drain
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"num_agents": 0}, "num_agents=0 does not fit bottleneck: 48 spawn places; use 1 to 48"),
+        ({"num_agents": 49}, "num_agents=49 does not fit bottleneck: 48 spawn places; use 1 to 48"),
+        ({"num_agents": 3.5}, "num_agents=3.5 is not a whole number"),
+        ({"num_agents": True}, "num_agents=True is not a whole number"),
+        ({"horizon": 0}, "horizon=0 is too small; use 1 or more"),
+        ({"delay_done": 0}, "delay_done=0 is too small; use 1 or more"),
+        ({"start_seed": -1}, "start_seed=-1 is too small; use 0 or more"),
+        ({"geometry": "flat"}, "unknown geometry 'flat'; choose one of published, metadrive"),
+        ({"drain": 1}, "drain=1 is not a truth value; use True or False"),
+        ({"max_lives": 5}, "max_lives=5 is fewer than num_agents=20; use at least that many"),
+        ({"num_cars": 5}, "unknown option 'num_cars' for bottleneck; options are delay_done, drain,"),
+        ({"scene": "x"}, "scene"),
+    ],
+)
+def test_refusals(options: dict[str, Any], sentence: str) -> None:
+    if "scene" in options:
+        with pytest.raises(TypeError, match=sentence):
+            scene_options("bottleneck", **options)
+        return
+    with pytest.raises(SceneError) as refusal:
+        scene_options("bottleneck", **options)
+    assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_unknown_scene() -> None:
+    with pytest.raises(SceneError, match="unknown scene 'crossroads'; choose one of roundabout, intersection"):
+        get_scene("crossroads")
+
+
+def test_importing_the_package_imports_neither_torch_nor_metadrive() -> None:
+    code = """
+import sys
+import copo_envs
+from copo_envs import intersection_v0
+copo_envs.pg_map_v0.parallel_env(), copo_envs.slots_env("roundabout"), copo_envs.parallel_env("particles").reset()
+import copo_envs.lives_env, copo_envs.slots_env, copo_envs.neighbours, copo_envs.testing
+print([name for name in ("torch", "metadrive", "panda3d", "copo_algos") if name in sys.modules])
+"""
+    root = Path(copo_envs.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_every_scene_has_its_module(name: str) -> None:
+    module = getattr(copo_envs, f"{name}_v0")
+    env = module.parallel_env(num_agents=2)
+    assert env.metadata["name"] == f"{name}_v0" == str(env)
+    assert env.scene == name and env.max_num_agents == env.options.max_lives
+    assert module.env(num_agents=2).metadata == env.metadata
+    assert f"{name}_v0" in copo_envs.__all__
+
+
+def test_the_views_are_functions_of_the_package() -> None:
+    import copo_envs.slots_env  # a module of the same name must not hide the function
+
+    assert callable(copo_envs.slots_env) and callable(copo_envs.parallel_env)
+    with pytest.raises(AttributeError, match="no attribute 'crossroads_v0'"):
+        _ = copo_envs.crossroads_v0
