@@ -81,7 +81,7 @@ def run(config: RunConfig) -> None:
             f"{len(failed)} of {len(wanted)} cells failed (their messages are above): {'; '.join(failed)}; "
             "the same command tries them again"
         )
-    print(f"all {len(wanted)} cells are in {config.results_dir}; next: python -m benchmarks report")
+    print(f"complete ({len(wanted)} of {len(wanted)}): see {config.results_dir}; next: python -m benchmarks report")
 
 
 def train_command(config: RunConfig, cell: Cell) -> list[str]:

@@ -350,7 +350,9 @@ def _evaluate_one(
 
 
 def _intervals(lives: pd.DataFrame, config: EvaluateConfig) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals over the episodes, of the rates and the counts per episode."""
+    """95 % bootstrap intervals over the episodes, of the rates and the counts per episode; none for one episode."""
+    if config.episodes == 1:
+        return {}
     table = scores.per_episode(lives, config.horizon)
     rng = np.random.default_rng(config.first_seed)
     found = {}
@@ -488,10 +490,11 @@ def _print(console: Console, summaries: list[dict[str, Any]], outputs: list[Path
 
 
 def _print_one(console: Console, summary: dict[str, Any]) -> None:
-    last = summary["first_seed"] + summary["episodes"] - 1
+    count, first = summary["episodes"], summary["first_seed"]
+    seeds = f"1 episode (seed {first})" if count == 1 else f"{count} episodes (seeds {first} to {first + count - 1})"
     table = Table(
         title=f"{summary['algorithm']} on {summary['scene']}, {summary['env_steps']:,} env steps",
-        caption=f"{summary['episodes']} episodes (seeds {summary['first_seed']} to {last}), {summary['lives']} lives",
+        caption=f"{seeds}, {summary['lives']} lives",
     )
     table.add_column("measure")
     table.add_column("value", justify="right")
