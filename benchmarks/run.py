@@ -159,7 +159,7 @@ def _is_evaluated(folder: Path, maps: str, episodes: int) -> bool:
         return False
     try:
         summary = json.loads(path.read_text())
-        by_protocol = not isinstance(summary["lcf"], float)  # a number is a factor that somebody has fixed
+        by_protocol = not isinstance(summary["lcf"], (int, float))  # a number is a factor that somebody has fixed
     except (ValueError, KeyError, TypeError):
         return False  # whatever it is, evaluating again replaces it
     step = int(checkpoint.name.removeprefix("step_"))
