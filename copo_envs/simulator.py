@@ -134,6 +134,7 @@ class MetaDriveSimulator:
         self._class_name = spec.metadrive_class
         self._env: Any = None
         self._over = False
+        self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
 
     def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
@@ -151,6 +152,10 @@ class MetaDriveSimulator:
         env.config["num_agents"] = env.num_agents = count
         if engine_initialized():
             env.engine.spawn_manager.num_agents = count
+        # MetaDrive asserts that the vehicles at reset are those that it has observations for: the first `count`.
+        env.agent_manager._init_observations = {
+            agent: self._vehicle_observations[agent] for agent in (f"agent{number}" for number in range(count))
+        }
         obs, _ = env.reset(seed=self.options.start_seed)
         if not self.options.respawn:
             env.agent_manager.set_allow_respawn(False)
@@ -241,6 +246,7 @@ class MetaDriveSimulator:
     def close(self) -> None:
         if self._env is not None:
             env, self._env = self._env, None
+            self._vehicle_observations = {}
             env.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -269,6 +275,7 @@ class MetaDriveSimulator:
             }
         )
         env.max_lives = self.max_lives
+        self._vehicle_observations = dict(env.agent_manager._init_observations)
         return env
 
     def _enter(self, agent: str, vehicle: BaseVehicle, slot: int, obs: np.ndarray) -> None:

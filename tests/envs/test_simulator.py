@@ -1,0 +1,159 @@
+"""What only MetaDrive can show: the registry's numbers, populations, roads, and that nothing leaks between scenes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from copo_envs.outcomes import Outcome
+from copo_envs.process import local_simulator
+from copo_envs.scenes import SCENES, SceneError, scene_options
+from copo_envs.step_batch import Simulator, StepBatch
+from copo_envs.testing import check_simulator
+
+pytestmark = pytest.mark.simulator
+
+METADRIVE_SCENES = [name for name, scene in SCENES.items() if scene.metadrive_class]
+
+Closing = Callable[[Simulator], Simulator]
+
+
+def simulator_of(scene: str, **options: Any) -> Simulator:
+    return local_simulator(scene_options(scene, **options))
+
+
+@pytest.mark.parametrize("scene", METADRIVE_SCENES)
+def test_the_registry_says_what_metadrive_does(scene: str, closing: Closing) -> None:
+    import metadrive.envs.marl_envs as marl_envs
+    from metadrive.manager.spawn_manager import SpawnManager
+
+    spec = SCENES[scene]
+    config = getattr(marl_envs, spec.metadrive_class)({}).config  # starts nothing
+    roads, road_map = config["spawn_roads"], config["map_config"]
+    assert config["num_agents"] == spec.num_agents
+    assert SpawnManager.max_capacity(roads, road_map["exit_length"], road_map["lane_num"]) == spec.capacity
+    simulator = closing(simulator_of(scene, num_agents=spec.capacity))
+    batch = simulator.reset(0)
+    assert batch.active.all() and batch.obs.shape == (spec.capacity, spec.obs_size)
+
+
+@pytest.mark.parametrize("scene", METADRIVE_SCENES)
+def test_population_contract(scene: str, closing: Closing) -> None:
+    simulator = closing(simulator_of(scene, num_agents=8, horizon=40, max_lives=14))
+    assert check_simulator(simulator, steps=100) > 10
+
+
+@pytest.mark.parametrize("scene", METADRIVE_SCENES)
+def test_number_of_vehicles_at_reset(scene: str, closing: Closing) -> None:
+    simulator = closing(simulator_of(scene, num_agents=6))
+    assert simulator.reset(0, 2).active.sum() == 2
+    first = simulator.reset(0).obs.copy()
+    assert first.any(axis=1).all()
+    assert check_simulator(simulator, steps=80, num_agents=3) > 0
+    for count in (1, 6, 2):
+        assert simulator.reset(0, count).active.sum() == count
+    np.testing.assert_array_equal(simulator.reset(0).obs, first)
+    with pytest.raises(SceneError, match="num_agents=7 at reset; this environment was made for 1 to 6"):
+        simulator.reset(0, 7)
+
+
+def forwards(batch: StepBatch, steering: float = 0.0) -> np.ndarray:
+    return np.tile([steering, 1.0], (len(batch.active), 1))
+
+
+def test_who_leaves_the_road_did_not_crash(closing: Closing) -> None:
+    # One vehicle alone has nothing to hit but the sidewalk, which MetaDrive counts as a crash and this package as the
+    # edge of the road.
+    simulator = closing(simulator_of("roundabout", num_agents=1))
+    batch = simulator.reset(0)
+    outcomes = []
+    for _ in range(250):
+        batch = simulator.step(forwards(batch))
+        outcomes += batch.outcome[batch.terminated].tolist()
+        if batch.terminated.any():
+            assert batch.reward[0] < 0
+    assert outcomes and set(outcomes) == {Outcome.OUT_OF_ROAD}
+
+
+def test_wrecks_wait_and_hold_places(closing: Closing) -> None:
+    simulator = closing(simulator_of("roundabout", num_agents=1, delay_done=10))
+    batch, clock = simulator.reset(0), 0
+    while not batch.terminated.any():
+        clock = int(batch.episode_step)
+        batch = simulator.step(forwards(batch))
+    # Nobody else is alive, so the step lasts until the wreck is gone and the next one has come.
+    assert batch.spawned[0] and batch.life[0] == 1 and batch.acted_life[0] == 0
+    assert 10 <= batch.episode_step - clock <= 13
+
+
+@pytest.mark.parametrize("scene", ["parking_lot", "bottleneck"])
+def test_newborns_do_not_land_on_others(scene: str, closing: Closing) -> None:
+    simulator = closing(simulator_of(scene))
+    rng = np.random.default_rng(0)
+    batch, births = simulator.reset(2), 0
+    for _ in range(150):
+        size = len(batch.active)
+        batch = simulator.step(np.stack([rng.normal(0, 0.2, size), rng.uniform(0.2, 1, size)], axis=1))
+        others = np.concatenate([batch.position[batch.active], simulator.wrecks()[:, :2]])
+        for slot in np.nonzero(batch.spawned)[0]:
+            gaps = np.sort(np.hypot(*(others - batch.position[slot]).T))
+            assert gaps[1] > 2.0
+            births += 1
+    assert births > 5
+
+
+def test_the_road_does_not_depend_on_the_scene_before(closing: Closing) -> None:
+    def road() -> np.ndarray:
+        simulator = simulator_of("pg_map", num_agents=2)
+        simulator.reset(0)
+        lanes = np.concatenate(simulator.scenery()["lanes"])
+        simulator.close()
+        return lanes
+
+    first = road()
+    for scene in ("intersection", "roundabout", "parking_lot"):
+        before = simulator_of(scene, num_agents=2)
+        before.reset(0)
+        before.close()
+        np.testing.assert_array_equal(road(), first)
+
+
+def test_two_geometries(closing: Closing) -> None:
+    def yellow_lines(geometry: str) -> list[bool]:
+        simulator = simulator_of("bottleneck", num_agents=2, geometry=geometry)
+        simulator.reset(0)
+        dashed = [dashed for _, colour, dashed in simulator.scenery()["lines"] if colour == "yellow"]
+        simulator.close()
+        return dashed
+
+    published, metadrive = yellow_lines("published"), yellow_lines("metadrive")
+    assert len(published) == len(metadrive)
+    assert sum(published) < sum(metadrive)  # the centre line is solid in one and broken in the other
+    assert yellow_lines("published") == published
+
+
+def test_pg_map_has_many_roads(closing: Closing) -> None:
+    lengths = set()
+    for start_seed in (1, 2, 3):
+        simulator = simulator_of("pg_map", num_agents=2, start_seed=start_seed)
+        simulator.reset(0)
+        lengths.add(sum(len(lane) for lane in simulator.scenery()["lanes"]))
+        simulator.close()
+    assert len(lengths) > 1
+
+
+def test_one_engine_per_process_and_no_pickle_of_it(closing: Closing) -> None:
+    simulator = simulator_of("intersection", num_agents=2)
+    copy = closing(pickle.loads(pickle.dumps(simulator)))
+    closing(simulator).reset(0)
+    with pytest.raises(SceneError, match="one engine per process and this process has one already"):
+        copy.reset(0)
+    with pytest.raises(TypeError, match="a scene that has started cannot be pickled"):
+        pickle.dumps(simulator)
+    simulator.close()
+    simulator.close()
+    copy.reset(0)
