@@ -89,6 +89,13 @@ def test_pettingzoo_on_metadrive(scene: str) -> None:
 
 
 @pytest.mark.simulator
+@pytest.mark.filterwarnings("ignore:unknown reset option")
+def test_pettingzoo_in_turn_on_metadrive(closing: Callable[[LivesEnv], LivesEnv]) -> None:
+    env = closing(parallel_env("parking_lot", num_agents=4, horizon=60, in_process=True))
+    api_test(parallel_to_aec(forwards(env)), 200)
+
+
+@pytest.mark.simulator
 def test_two_scenes_in_one_process(closing: Callable[[LivesEnv], LivesEnv]) -> None:
     # Steps two environments alternately: the second one finds an engine in the process and goes to a worker.
     parallel_seed_test(lambda: closing(parallel_env("intersection", num_agents=4)), 15)
@@ -120,10 +127,10 @@ def test_repeatable() -> None:
 @pytest.mark.parametrize(
     ("scene", "steps", "endings"),
     [
-        ("intersection", 220, 40),
-        ("parking_lot", 220, 20),
-        ("tollgate", 50, 5),
-        ("bottleneck", 60, 5),
+        ("intersection", 200, 30),
+        ("parking_lot", 200, 20),
+        ("tollgate", 40, 3),
+        ("bottleneck", 50, 3),
         ("pg_map", 60, 3),
     ],
 )

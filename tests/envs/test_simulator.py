@@ -115,7 +115,7 @@ def test_the_road_does_not_depend_on_the_scene_before(closing: Closing) -> None:
         return lanes
 
     first = road()
-    for scene in ("intersection", "roundabout", "parking_lot"):
+    for scene in ("intersection", "parking_lot"):
         before = simulator_of(scene, num_agents=2)
         before.reset(0)
         before.close()
