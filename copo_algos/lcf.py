@@ -168,4 +168,6 @@ def lcf_update(
             objectives.append(float(objective.detach()))
             assert distribution.x.grad is not None
             gradients.append(float(distribution.x.grad))
+    if not objectives:  # no passes: the distribution stays
+        return LCFStats(math.nan, math.nan)
     return LCFStats(float(np.mean(objectives)), float(np.mean(gradients)))
