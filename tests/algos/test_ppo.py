@@ -1,0 +1,324 @@
+"""From a rollout to samples, against a loop that follows each life; one update, against its formula written out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from copo_algos import ppo
+from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
+from copo_algos.config import PPOConfig
+from copo_algos.networks import GaussianActor, ValueCritic
+from copo_algos.ppo import adapt_kl_coef, explained_variance, make_samples, ppo_update
+from copo_algos.types import Lives, Rollout, Samples
+
+CPU = torch.device("cpu")
+OBS_SIZE = 5
+STEPS, ENVS, SLOTS = 30, 2, 3
+
+
+def random_rollout(seed: int) -> Rollout:
+    """Lives of random lengths with gaps between some of them; everything else is noise."""
+    rng = np.random.default_rng(seed)
+    shape = (STEPS, ENVS, SLOTS)
+    acted, terminated, truncated = (np.zeros(shape, np.bool_) for _ in range(3))
+    for env in range(ENVS):
+        for slot in range(SLOTS):
+            t = int(rng.integers(4))
+            while t < STEPS:
+                end = t + int(rng.integers(1, 9))
+                acted[t:end, env, slot] = True
+                if end <= STEPS:
+                    (terminated, truncated)[int(rng.integers(2))][end - 1, env, slot] = True
+                t = end + int(rng.integers(3))
+    numbers = {
+        name: rng.normal(size=(*shape, *tail)).astype(np.float32)
+        for name, tail in {
+            "obs": (OBS_SIZE,),
+            "action": (2,),
+            "log_prob": (),
+            "mean": (2,),
+            "log_std": (2,),
+            "reward": (3,),
+        }.items()
+    }
+    return Rollout(
+        **numbers,
+        next_obs=rng.normal(size=(ENVS, SLOTS, OBS_SIZE)).astype(np.float32),
+        acted=acted,
+        terminated=terminated,
+        truncated=truncated,
+        lcf=rng.uniform(-1, 1, shape).astype(np.float32),
+        truncated_obs=rng.normal(size=(int(truncated.sum()), OBS_SIZE)).astype(np.float32),
+        lives=Lives(np.zeros(0, np.int8), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), []),
+    )
+
+
+def critic_of(heads: int) -> ValueCritic:
+    """A critic whose values are well away from 0 and differ between observations."""
+    critic = ValueCritic(OBS_SIZE, heads, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        critic.weights[2].mul_(100)
+    return critic
+
+
+def random_samples(count: int, seed: int = 0, heads: int = 3) -> tuple[GaussianActor, ValueCritic, Samples]:
+    """Float64 samples of an actor, and the actor and critic a little after it: ratios and values hit both clips."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    old = GaussianActor(OBS_SIZE, 2, generator).double()
+    critic = ValueCritic(OBS_SIZE, heads, generator).double()
+    obs = normal(count, OBS_SIZE)
+    with torch.no_grad():
+        mean, log_std = old(obs)
+        action = mean + log_std.exp() * normal(count, 2)
+        log_prob = Independent(Normal(mean, log_std.exp()), 1).log_prob(action)
+        new = copy.deepcopy(old)
+        for parameter in new.parameters():
+            parameter += 0.02 * normal(*parameter.shape)
+        value = critic(obs) + 0.5 * normal(count, heads)
+    samples = Samples(
+        obs=obs,
+        action=action,
+        log_prob=log_prob,
+        mean=mean,
+        log_std=log_std,
+        advantage=normal(count, heads),
+        value=value,
+        lcf=torch.zeros(count, dtype=torch.float64),
+        policy_advantage=normal(count),
+        raw_mean=0.0,
+        raw_std=1.0,
+    )
+    return new, critic, samples
+
+
+def update(
+    actor: GaussianActor, critic: ValueCritic, samples: Samples, config: PPOConfig, make: Any = torch.optim.SGD
+) -> ppo.UpdateStats:
+    optimizers = [make(module.parameters(), lr=config.learning_rate) for module in (actor, critic)]
+    rng = np.random.default_rng(0)
+    return ppo_update(actor, critic, optimizers[0], optimizers[1], samples, config, config.kl_coef, rng)
+
+
+def state(*modules: torch.nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for module in modules for parameter in module.parameters()]
+
+
+@pytest.mark.parametrize("name", ["ippo", "copo"])
+def test_bootstrap_values_equal_a_loop_over_lives(name: str):
+    algorithm, rollout = get_algorithm(name), random_rollout(0)
+    critic = critic_of(algorithm.value_heads)
+    config = PPOConfig(gamma=0.9, global_gamma=0.8, gae_lambda=0.0)
+    samples = make_samples(rollout, critic, algorithm, config, CPU)
+
+    def value(obs: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return critic(torch.from_numpy(obs[None]))[0].numpy()
+
+    gamma = np.array([0.9, 0.9, 0.8])[: algorithm.value_heads]
+    last_obs = iter(rollout.truncated_obs)
+    kinds = {"terminated": 0, "truncated": 0, "cut": 0, "goes on": 0}
+    expected, values = [], []
+    for t, env, slot in np.argwhere(rollout.acted):  # in the order of the samples and of `truncated_obs`
+        here = (t, env, slot)
+        if rollout.terminated[here]:
+            kind, bootstrap = "terminated", np.zeros(algorithm.value_heads)
+        elif rollout.truncated[here]:
+            kind, bootstrap = "truncated", value(next(last_obs))
+        elif t == STEPS - 1:
+            kind, bootstrap = "cut", value(rollout.next_obs[env, slot])
+        else:
+            kind, bootstrap = "goes on", value(rollout.obs[t + 1, env, slot])
+        kinds[kind] += 1
+        values.append(value(rollout.obs[here]))
+        expected.append(rollout.reward[here][: algorithm.value_heads] + gamma * bootstrap - values[-1])
+    assert min(kinds.values()) > 0
+    np.testing.assert_allclose(samples.value, values, atol=1e-5)
+    np.testing.assert_allclose(samples.advantage, expected, atol=1e-5)
+    np.testing.assert_allclose(samples.returns, np.array(expected) + values, atol=1e-5)
+
+
+def test_samples_are_the_rows_that_acted():
+    rollout = random_rollout(1)
+    samples = make_samples(rollout, critic_of(1), get_algorithm("ippo"), PPOConfig(), CPU)
+    assert len(samples) == rollout.acted.sum()
+    for name in ("obs", "action", "log_prob", "mean", "log_std", "lcf"):
+        np.testing.assert_array_equal(getattr(samples, name), getattr(rollout, name)[rollout.acted])
+
+
+def test_ippo_follows_the_standardised_own_advantage():
+    samples = make_samples(random_rollout(1), critic_of(1), get_algorithm("ippo"), PPOConfig(), CPU)
+    own = samples.advantage[:, OWN].numpy()
+    np.testing.assert_allclose(samples.policy_advantage, (own - own.mean()) / own.std(), atol=1e-5)
+    assert samples.policy_advantage.mean().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_copo_follows_the_standardised_coordinated_advantage():
+    samples = make_samples(random_rollout(1), critic_of(3), get_algorithm("copo"), PPOConfig(), CPU)
+    angle = samples.lcf.numpy() * np.pi / 2
+    own, neighbourhood = samples.advantage[:, OWN].numpy(), samples.advantage[:, NEIGHBOURHOOD].numpy()
+    coordinated = np.cos(angle) * own + np.sin(angle) * neighbourhood
+    assert samples.raw_mean == pytest.approx(coordinated.mean(), abs=1e-5)
+    assert samples.raw_std == pytest.approx(coordinated.std(), rel=1e-5)
+    np.testing.assert_allclose(
+        samples.policy_advantage, (coordinated - coordinated.mean()) / coordinated.std(), atol=1e-5
+    )
+
+
+def test_values_do_not_depend_on_how_the_rows_are_split(monkeypatch: pytest.MonkeyPatch):
+    whole = make_samples(random_rollout(2), critic_of(3), get_algorithm("copo"), PPOConfig(), CPU)
+    monkeypatch.setattr(ppo, "FORWARD_ROWS", 7)
+    split = make_samples(random_rollout(2), critic_of(3), get_algorithm("copo"), PPOConfig(), CPU)
+    torch.testing.assert_close(split.advantage, whole.advantage)
+
+
+def test_one_gradient_step_equals_the_formula():
+    actor, critic, samples = random_samples(40)
+    config = PPOConfig(
+        learning_rate=0.1,
+        update_epochs=1,
+        minibatch_size=40,
+        clip_coef=0.2,
+        value_clip=0.4,
+        value_coef=0.7,
+        entropy_coef=0.05,
+        kl_coef=0.3,
+    )
+    expected_actor, expected_critic = copy.deepcopy(actor), copy.deepcopy(critic)
+    stats = update(actor, critic, samples, config)
+
+    mean, log_std = expected_actor(samples.obs)
+    new, old = (Independent(Normal(m, s.exp()), 1) for m, s in ((mean, log_std), (samples.mean, samples.log_std)))
+    w, a = torch.exp(new.log_prob(samples.action) - samples.log_prob), samples.policy_advantage
+    assert ((w < 0.8).any() and (w > 1.2).any()) and ((w - 1).abs() < 0.2).any()
+    surrogate = torch.minimum(a * w, a * w.clip(0.8, 1.2)).mean()
+    kl, entropy = kl_divergence(old, new).mean(), new.entropy().mean()
+    v, v_old = expected_critic(samples.obs), samples.value
+    returns = samples.advantage + v_old
+    assert ((v - v_old).abs() > 0.4).any() and ((v - v_old).abs() < 0.4).any()
+    value_loss = torch.maximum((v - returns) ** 2, (v_old + (v - v_old).clip(-0.4, 0.4) - returns) ** 2).mean(0).sum()
+    loss = -surrogate + 0.7 * value_loss + 0.3 * kl - 0.05 * entropy
+    loss.backward()
+    for expected, found in ((expected_actor, actor), (expected_critic, critic)):
+        for before, after in zip(expected.parameters(), found.parameters(), strict=True):
+            assert before.grad is not None and before.grad.any()
+            torch.testing.assert_close(after, before - 0.1 * before.grad)
+
+    assert stats.policy_loss == pytest.approx(-surrogate.item(), rel=1e-5)
+    assert stats.value_loss == pytest.approx(value_loss.item(), rel=1e-5)
+    assert stats.kl == pytest.approx(kl.item(), rel=1e-5)
+    assert stats.entropy == pytest.approx(entropy.item(), rel=1e-5)
+    assert stats.clip_fraction == pytest.approx(((w - 1).abs() > 0.2).double().mean().item())
+
+
+class _AtOnce:
+    """An executor without a thread: work is done when it is submitted."""
+
+    def __init__(self, max_workers: int):
+        pass
+
+    def __enter__(self) -> _AtOnce:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def submit(self, work: Any, *arguments: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
+def test_two_threads_compute_what_one_does(monkeypatch: pytest.MonkeyPatch):
+    config = PPOConfig(minibatch_size=16)
+    actor, critic, samples = random_samples(100)
+    alone_actor, alone_critic, _ = random_samples(100)
+    stats = update(actor, critic, samples, config, torch.optim.Adam)
+    monkeypatch.setattr(ppo, "ThreadPoolExecutor", _AtOnce)
+    assert update(alone_actor, alone_critic, samples, config, torch.optim.Adam) == stats
+    for one, other in zip(state(actor, critic), state(alone_actor, alone_critic), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_update_is_deterministic():
+    config = PPOConfig(minibatch_size=16)
+    runs = []
+    for _ in range(2):
+        actor, critic, samples = random_samples(100)
+        stats = update(actor, critic, samples, config, torch.optim.Adam)
+        runs.append((stats, state(actor, critic)))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
+
+
+@pytest.mark.parametrize(("count", "size", "steps"), [(10, 4, 2 * 3), (10, 10, 3), (10, 99, 3), (11, 5, 2 * 3)])
+def test_the_smaller_last_minibatch_is_left_out_unless_it_is_the_only_one(count: int, size: int, steps: int):
+    taken = []
+
+    class Counting(torch.optim.SGD):
+        def step(self, *arguments: Any, **options: Any) -> Any:
+            taken.append(self)
+            return super().step(*arguments, **options)
+
+    actor, critic, samples = random_samples(count)
+    update(actor, critic, samples, PPOConfig(minibatch_size=size, update_epochs=3), Counting)
+    assert len(taken) == 2 * steps  # the policy's and the critics'
+
+
+def test_every_sample_is_seen_once_in_a_pass():
+    actor, critic, samples = random_samples(12)
+    marks = torch.arange(12.0, dtype=torch.float64)
+    seen: list[float] = []
+
+    class Watching(torch.nn.Module):
+        """The critic, which notes the marks that the observations carry."""
+
+        def forward(self, obs: torch.Tensor) -> torch.Tensor:
+            seen.extend(obs[:, 0].tolist())
+            return critic(obs)
+
+    marked = replace(samples, obs=torch.cat([marks[:, None], samples.obs[:, 1:]], dim=1))
+    watching: Any = Watching()
+    watching.critic = critic
+    update(actor, watching, marked, PPOConfig(minibatch_size=4, update_epochs=2))
+    assert sorted(seen[:12]) == sorted(seen[12:]) == marks.tolist()
+    assert seen[:12] != seen[12:]
+
+
+def test_the_kl_coefficient_adapts():
+    assert adapt_kl_coef(0.2, 0.021, 0.01) == pytest.approx(0.3)
+    assert adapt_kl_coef(0.2, 0.0049, 0.01) == pytest.approx(0.1)
+    assert adapt_kl_coef(0.2, 0.019, 0.01) == adapt_kl_coef(0.2, 0.0051, 0.01) == 0.2
+
+
+def test_explained_variance():
+    target = torch.tensor([1.0, 2.0, 3.0])
+    assert explained_variance(target, target) == 1
+    assert explained_variance(target + 5, target) == pytest.approx(1)  # a constant error varies nothing
+    assert explained_variance(torch.zeros(3), target) == 0
+    assert explained_variance(-target, target) == pytest.approx(-3)
+    assert math.isnan(explained_variance(target, torch.ones(3)))
+
+
+def test_heads_are_in_the_order_of_the_rewards():
+    """The global head discounts by its own gamma: with gamma 0 elsewhere only its advantage looks ahead."""
+    assert (OWN, NEIGHBOURHOOD, GLOBAL) == (0, 1, 2)
+    rollout = random_rollout(4)
+    blind = make_samples(
+        rollout, critic_of(3), get_algorithm("copo"), PPOConfig(gamma=0.0, global_gamma=1.0, gae_lambda=1.0), CPU
+    )
+    now = torch.from_numpy(rollout.reward[rollout.acted]) - blind.value
+    torch.testing.assert_close(blind.advantage[:, :GLOBAL], now[:, :GLOBAL])
+    assert not torch.allclose(blind.advantage[:, GLOBAL], now[:, GLOBAL])
