@@ -21,7 +21,7 @@ from benchmarks.suite import CONFIG, EVALUATIONS, METRICS, PROVENANCE, Cell, cel
 from copo_algos.errors import UserError
 from copo_algos.evaluate import EPISODES, LIVES, SUMMARY, hardware
 from copo_algos.policy import last_checkpoint
-from copo_algos.train import versions
+from copo_algos.run_folder import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 

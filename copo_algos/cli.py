@@ -44,7 +44,7 @@ def _run(command: str, arguments: list[str]) -> int:
     import tyro
 
     from copo_algos.errors import UserError
-    from copo_algos.train import Interrupted
+    from copo_algos.interrupts import Interrupted
     from copo_envs.process import WorkerError
     from copo_envs.scenes import SceneError
 

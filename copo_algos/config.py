@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
@@ -104,6 +104,11 @@ class TrainConfig:
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     lcf: Annotated[LCFConfig, tyro.conf.arg(name="")] = field(default_factory=LCFConfig)
 
+    @property
+    def start_seed(self) -> int:
+        """The map of pg_map: each run seed has its own, as in the published protocol."""
+        return 5000 + 1000 * self.seed
+
     def folder(self) -> Path:
         """The run folder."""
         return self.run_dir or Path("runs") / self.scene / self.algorithm / f"seed{self.seed}"
@@ -129,7 +134,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: PresetName, algorithm: str = "copo") -> TrainConfig:
+def preset(name: str, algorithm: str = "copo") -> TrainConfig:
     """A configuration with the values of the named preset.
 
     Raises:
@@ -137,7 +142,7 @@ def preset(name: PresetName, algorithm: str = "copo") -> TrainConfig:
     """
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return with_values(TrainConfig(algorithm=algorithm, preset=name), PRESETS[name])
+    return with_values(TrainConfig(algorithm=algorithm, preset=cast(PresetName, name)), PRESETS[name])
 
 
 def with_values(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:

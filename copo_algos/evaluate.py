@@ -30,8 +30,8 @@ from rich.table import Table
 from copo_algos import scores
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.policy import DESCRIPTION, Policy, last_checkpoint, load_policy, shipped_policy
+from copo_algos.run_folder import versions
 from copo_algos.statistics import bootstrap_interval
-from copo_algos.train import versions
 from copo_envs.outcomes import Outcome
 from copo_envs.process import ProcessSimulator
 from copo_envs.scenes import SceneOptions, scene_options
@@ -236,8 +236,6 @@ class _Job:
     name: str
     policy: Callable[[], Policy]
     output: Path
-    start_seed: int
-    """Of the map that it was trained on."""
 
 
 def _check(config: EvaluateConfig) -> None:
@@ -260,7 +258,7 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
         scene, algorithm = config.scene or "", config.algorithm or ""
         name = f"{scene}-{algorithm}"
         output = config.output or Path("evaluation") / name
-        return [_Job(name, lambda: shipped_policy(scene, algorithm), output, SceneOptions.start_seed)]
+        return [_Job(name, lambda: shipped_policy(scene, algorithm), output)]
     runs = _runs_in(config.path)
     folder = "evaluation" if config.maps == "train" else "evaluation_heldout"
     jobs = []
@@ -271,7 +269,7 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
             output = run.parent.parent / folder / run.name
         else:
             output = run / folder
-        jobs.append(_Job(str(run), lambda run=run: load_policy(run), output, _start_seed(run)))
+        jobs.append(_Job(str(run), lambda run=run: load_policy(run), output))
     return jobs
 
 
@@ -284,17 +282,6 @@ def _runs_in(path: Path) -> list[Path]:
     if not runs:
         raise CheckpointError(f"no checkpoint in {path} or in the folders below it; train first, with: copo train")
     return runs
-
-
-def _start_seed(run: Path) -> int:
-    """The map of the run, from its config.json; the scene's default where there is none."""
-    settings = (run.parent.parent if run.parent.name == "checkpoints" else run) / "config.json"
-    if not settings.exists():
-        return SceneOptions.start_seed
-    try:
-        return 5000 + 1000 * int(json.loads(settings.read_text())["seed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{settings} cannot be read ({error!r}); it should be as copo train wrote it") from error
 
 
 def _evaluate_one(
@@ -314,7 +301,7 @@ def _evaluate_one(
                 num_agents=config.num_agents or info.num_agents,
                 horizon=config.horizon,
                 geometry=info.geometry,
-                start_seed=job.start_seed if config.maps == "train" else FIRST_HELDOUT_MAP + k,
+                start_seed=info.start_seed if config.maps == "train" else FIRST_HELDOUT_MAP + k,
             ),
         )
         for k in range(config.episodes)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from copo_algos.errors import CheckpointError
 from copo_algos.networks import GaussianActor
 from copo_algos.rollout import draw_lcf, with_lcf
-from copo_envs.scenes import SCENES
+from copo_envs.scenes import SCENES, SceneOptions
 from copo_envs.step_batch import ACTION_SIZE
 
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
@@ -42,6 +42,8 @@ class PolicyInfo:
     env_steps: int = 0
     """Env steps it was trained for."""
     geometry: str = "published"
+    start_seed: int = SceneOptions.start_seed
+    """The random map it was trained on (`pg_map`)."""
     format: str = FORMAT
 
 
@@ -184,9 +186,14 @@ def _load_info(path: Path) -> PolicyInfo:
         raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a {FORMAT} file; use a checkpoint written by copo train")
-    if set(values) != set(PolicyInfo.__dataclass_fields__):
-        raise CheckpointError(f"{path} has other fields than a {FORMAT} file; use a checkpoint written by copo train")
-    info = PolicyInfo(**values)
+    try:
+        info = PolicyInfo(**values)
+    except TypeError as error:
+        raise CheckpointError(f"{path} has other fields than a {FORMAT} file ({error}); use another one") from error
+    for name, kind in get_type_hints(PolicyInfo).items():
+        value = getattr(info, name)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise CheckpointError(f"{path} has {name}={value!r}, which is no {kind.__name__}; use another checkpoint")
     if info.scene not in SCENES or SCENES[info.scene].obs_size != info.obs_size:
         raise CheckpointError(
             f"{path} is for scene {info.scene!r} with observations of {info.obs_size}; "

@@ -104,9 +104,7 @@ class Collector:
             reward=reward,
             lcf=lcf,
             truncated_obs=np.concatenate(truncated_obs) if truncated_obs else np.zeros((0, obs.shape[-1]), np.float32),
-            lives=Lives(*(np.concatenate(column) for column in zip(*lives, strict=True)), episode_rates)
-            if lives
-            else Lives(np.zeros(0, np.int8), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), episode_rates),
+            lives=_join(lives, episode_rates),
         )
 
     def _policy_obs(self, obs: np.ndarray) -> np.ndarray:
@@ -151,6 +149,14 @@ class Collector:
         if self._uses_lcf:
             born = int(batch.spawned.sum())
             self._lcf[batch.spawned] = draw_lcf(born, lcf_mean, lcf_std, self._rng)
+
+
+def _join(pieces: list[tuple[np.ndarray, ...]], episode_success_rates: list[float]) -> Lives:
+    """Pieces of (outcome, steps, reward, route_completion) as one table."""
+    outcome, steps, reward, completion = (
+        np.concatenate([piece[column] for piece in pieces]) if pieces else np.zeros(0) for column in range(4)
+    )
+    return Lives(outcome, steps, reward, completion, episode_success_rates)
 
 
 def draw_lcf(count: int, mean: float, std: float, rng: np.random.Generator) -> np.ndarray:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import platform
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,23 +17,21 @@ from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
 from copo_algos.config import TrainConfig, check
 from copo_algos.errors import UserError
+from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import MetricsLog, Record, plot_learning_curve
 from copo_algos.networks import ValueCritic
-from copo_algos.policy import Policy, PolicyInfo, last_checkpoint, load_into, load_tensors, make_actor
+from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.progress import TrainingProgress
 from copo_algos.rollout import Collector
+from copo_algos.run_folder import prepare
 from copo_algos.types import Rollout, Samples
 from copo_envs.outcomes import Outcome
 from copo_envs.process import SceneVector
 from copo_envs.scenes import scene_options
 
 LEARNING_THREADS = 1  # small minibatches lose more by handing work between threads than they win
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; the learner stands at the end of an iteration."""
 
 
 class Trainer:
@@ -56,7 +48,7 @@ class Trainer:
             config.scene,
             num_agents=config.num_agents,
             horizon=config.horizon,
-            start_seed=5000 + 1000 * config.seed,
+            start_seed=config.start_seed,
         )
         self.scenes = SceneVector(self.options, config.num_envs)
         self.device = _device(config.device)
@@ -71,6 +63,7 @@ class Trainer:
             num_agents=self.options.num_agents,
             uses_lcf=self.algorithm.learns_lcf,
             geometry=self.options.geometry,
+            start_seed=self.options.start_seed,
         )
         self.actor = make_actor(self.info, self.generator).to(self.device)
         self.critic = ValueCritic(obs_size + self.algorithm.learns_lcf, self.algorithm.value_heads, self.generator)
@@ -245,16 +238,18 @@ def train(config: TrainConfig) -> Path:
         Interrupted: SIGINT or SIGTERM; a checkpoint has been written.
     """
     check(config)
-    options_error_first(config)
+    scene_options(
+        config.scene, num_agents=config.num_agents, horizon=config.horizon
+    )  # refused before anything is written
     folder = config.folder()
     torch.set_num_threads(LEARNING_THREADS)
-    checkpoint = _prepare(config, folder)
+    checkpoint = prepare(config, folder)
     trainer = Trainer(config)
     try:
         if checkpoint is not None:
             trainer.restore(checkpoint)
         log = MetricsLog(folder, resume_at=trainer.env_steps if checkpoint else None)
-        with _Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
+        with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
             _loop(trainer, folder, log, signals, progress)
         log.close()
     finally:
@@ -265,7 +260,7 @@ def train(config: TrainConfig) -> Path:
     return folder
 
 
-def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: _Signals, progress: TrainingProgress) -> None:
+def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, progress: TrainingProgress) -> None:
     config = trainer.config
     if trainer.env_steps >= config.total_steps:
         return
@@ -293,62 +288,6 @@ def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: _Signals, pr
             trainer.save(folder)
         log.close()
         raise
-
-
-def options_error_first(config: TrainConfig) -> None:
-    """Refuse an impossible scene before anything is written."""
-    scene_options(config.scene, num_agents=config.num_agents, horizon=config.horizon)
-
-
-def _prepare(config: TrainConfig, folder: Path) -> Path | None:
-    """Make the run folder, or find the checkpoint to go on from.
-
-    Raises:
-        UserError: a run is there already, there is none to resume, its settings differ, or it cannot be written.
-    """
-    found = last_checkpoint(folder)
-    settings = folder / "config.json"
-    if config.resume and found is None:
-        raise UserError(f"nothing to resume: {folder} has no checkpoint; leave out --resume to begin")
-    if not config.resume and found is not None:
-        raise UserError(f"{folder} holds a run already; add --resume to go on, or choose another --run-dir")
-    if config.resume:
-        _refuse_changes(config, settings)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = settings.with_suffix(".partial")
-        partial.write_text(json.dumps({**config.as_dict(), "versions": versions()}, indent=2) + "\n")
-        partial.replace(settings)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
-    return found
-
-
-MAY_CHANGE = ("total_steps", "checkpoint_every", "device", "versions", "preset")
-
-
-def _refuse_changes(config: TrainConfig, settings: Path) -> None:
-    try:
-        before = json.loads(settings.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot resume: {settings} cannot be read ({error})") from error
-    for name, value in config.as_dict().items():
-        if name not in MAY_CHANGE and before.get(name) != value:
-            raise UserError(
-                f"cannot resume with {name}={value}: the run in {settings.parent} was made with {before.get(name)}; "
-                f"give the same, or choose another --run-dir"
-            )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("copo", "metadrive-simulator", "panda3d", "numpy", "torch", "gymnasium", "pettingzoo"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _device(name: str) -> torch.device:
@@ -394,26 +333,3 @@ class _Clock:
 
     def seconds(self) -> dict[str, float]:
         return {f"{name}_s": value for name, value in self._laps.items()}
-
-
-class _Signals:
-    """Remembers SIGINT and SIGTERM instead of stopping in the middle of an update; a second one stops at once."""
-
-    def __enter__(self) -> _Signals:
-        self.raised = False
-        self._before: dict[int, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._remember)
-            except ValueError:  # not in the main thread: whoever is there handles signals
-                break
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.raised:
-            sys.exit(130)
-        self.raised = True

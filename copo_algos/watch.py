@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -15,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from copo_algos.errors import CheckpointError, UserError
+from copo_algos.errors import UserError
 from copo_algos.policy import Policy, load_policy, shipped_policy
 from copo_envs.outcomes import Outcome
 from copo_envs.process import make_simulator
@@ -57,7 +56,7 @@ class WatchConfig:
     num_agents: int | None = None
     """Vehicles in the scene. Default: as many as the policy was trained with."""
     start_seed: int | None = None
-    """Which random map pg_map drives on. Default: the one that the run was trained on."""
+    """Which random map pg_map drives on. Default: the one that the policy was trained on."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Drive by the mean of the action distribution instead of drawing from it."""
 
@@ -154,22 +153,8 @@ def _scene(config: WatchConfig, policy: Policy) -> SceneOptions:
         spec.name,
         num_agents=as_trained if config.num_agents is None else config.num_agents,
         geometry=info.geometry,
-        start_seed=_map_of(config.run) if config.start_seed is None else config.start_seed,
+        start_seed=info.start_seed if config.start_seed is None else config.start_seed,
     )
-
-
-def _map_of(run: Path | None) -> int | None:
-    """The random map of a run, from its config.json; None, the scene's own, where there is none."""
-    if run is None:
-        return None
-    for folder in (run, run.parent.parent):  # a run folder, or a checkpoint in one
-        settings = folder / "config.json"
-        if settings.exists():
-            try:
-                return 5000 + 1000 * int(json.loads(settings.read_text())["seed"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(f"{settings} cannot be read ({error!r}); give --start-seed") from error
-    return None
 
 
 def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: Endings, name: str) -> Iterator[_Shot]:

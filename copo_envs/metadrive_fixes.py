@@ -90,7 +90,8 @@ def _renew_physics_at_reset() -> None:
 def _make_geometry_switchable() -> None:
     metadrive_lane = BaseBlock._construct_lane
     metadrive_sidewalk = PGBlock._generate_sidewalk_from_line
-    toll_length, toll_width = TollGateBuilding.LENGTH, TollGateBuilding.WIDTH
+    toll: Any = TollGateBuilding
+    toll_length, toll_width = toll.LENGTH, toll.WIDTH
 
     def construct_lane(self: Any, lane: Any, lane_index: Any) -> None:
         (_published_lane if _published else metadrive_lane)(self, lane, lane_index)
@@ -101,8 +102,8 @@ def _make_geometry_switchable() -> None:
     BaseBlock._construct_lane = construct_lane
     PGBlock._generate_sidewalk_from_line = generate_sidewalk
     # 0.2.5's toll booth had no size of its own; its lidar mask fell back to the size of the ego vehicle.
-    TollGateBuilding.LENGTH = property(lambda self: 4.51 if _published else toll_length.fget(self))
-    TollGateBuilding.WIDTH = property(lambda self: 1.852 if _published else toll_width.fget(self))
+    toll.LENGTH = property(lambda self: 4.51 if _published else toll_length.fget(self))
+    toll.WIDTH = property(lambda self: 1.852 if _published else toll_width.fget(self))
 
 
 def _published_lane(block: Any, lane: Any, lane_index: Any) -> None:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -205,7 +205,7 @@ class ProcessSimulator:
         self.batch = batch
         self._actions = _actions_in(memory, self.num_slots, self.obs_size)
 
-    def _raise_dead(self) -> None:
+    def _raise_dead(self) -> NoReturn:
         process = self._process
         assert process is not None
         code = process.wait()

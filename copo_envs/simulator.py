@@ -45,14 +45,15 @@ class _Scene(MultiAgentMetaDrive):
     """Agent -> x, y, heading, route completion after the step, before vehicles that ended are taken away."""
 
     @property
-    def _DEBUG_RANDOM_SEED(self) -> int:
+    def _DEBUG_RANDOM_SEED(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         # MetaDrive seeds a new generator with this for every respawn place that it draws; by default from the OS.
         return int(self.episode_rng.integers(2**31))
 
     def seed(self, seed: int | None = None) -> None:
         super().seed(seed)
         # The scenario index (`seed`) chooses the map; spawn places and destinations belong to the episode.
-        self.engine.spawn_manager.np_random = np.random.RandomState(self.episode_rng.integers(2**32))
+        engine: Any = self.engine
+        engine.spawn_manager.np_random = np.random.RandomState(self.episode_rng.integers(2**32))
 
     def _respawn_single_vehicle(self, randomize_position: bool = False) -> Any:
         if self.agent_manager.next_agent_count >= self.max_lives:
@@ -82,13 +83,14 @@ class _ParkingSpawnManager(ParkingLotSpawnManager):
         free = sorted(self.parking_space_available, key=lambda road: (road.start_node, road.end_node))
         if not free:
             raise SceneError("parking_lot has no free space left for a vehicle that drives in")
-        space = free[self.np_random.randint(len(free))]
+        rng: Any = self.np_random
+        space = free[rng.randint(len(free))]
         self.parking_space_available.remove(space)
         self.v_dest_pair[v_id] = space
         return space
 
     def get_available_respawn_places(self, map: Any, randomize: bool = False) -> Any:
-        places = super().get_available_respawn_places(map, randomize)
+        places: dict[str, Any] = super().get_available_respawn_places(map, randomize)
         for place in places.values():
             road = Road(*place["config"]["spawn_lane_index"][:2])
             if road not in self.engine.global_config["in_spawn_roads"] and ParkingLot.is_in_direction_parking_space(
@@ -99,7 +101,7 @@ class _ParkingSpawnManager(ParkingLotSpawnManager):
         return places
 
 
-class _ParkingScene(_Scene, MultiAgentParkingLotEnv):
+class _ParkingScene(_Scene, MultiAgentParkingLotEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
     def _respawn(self, randomize_position: bool) -> Any:
         # MetaDrive's own override calls vehicle.reset() without a config, which puts every respawned vehicle on top of
         # the one before it. The base class's method is the same with that repaired.

@@ -167,7 +167,11 @@ class Simulator(Protocol):
     num_slots: int
     obs_size: int
     max_lives: int
-    batch: StepBatch
+
+    @property
+    def batch(self) -> StepBatch:
+        """What the last call left."""
+        ...
 
     def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
         """Begin the episode that `seed` determines with `num_agents` vehicles (default: every slot)."""

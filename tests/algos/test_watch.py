@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from copo_algos.errors import CheckpointError, UserError
+from copo_algos.errors import UserError
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
-from copo_algos.watch import WatchConfig, _begin_lives, _drive, _map_of, _scene, watch
+from copo_algos.watch import WatchConfig, _begin_lives, _drive, _scene, watch
 from copo_envs.process import make_simulator
 from copo_envs.scenes import SCENES, SceneError, scene_options
 
 
-def tiny_policy(uses_lcf: bool = True, scene: str = "particles", num_agents: int = 6) -> Policy:
+def tiny_policy(uses_lcf: bool = True, scene: str = "particles", num_agents: int = 6, start_seed: int = 5000) -> Policy:
     info = PolicyInfo(
         scene=scene,
         algorithm="copo" if uses_lcf else "ippo",
@@ -27,6 +26,7 @@ def tiny_policy(uses_lcf: bool = True, scene: str = "particles", num_agents: int
         uses_lcf=uses_lcf,
         lcf_mean=0.2,
         lcf_std=0.5,
+        start_seed=start_seed,
     )
     return Policy(make_actor(info, torch.Generator().manual_seed(0)), info)
 
@@ -140,14 +140,10 @@ def test_the_scene_is_as_in_training_unless_told_otherwise() -> None:
         _scene(WatchConfig(num_agents=99), policy)
 
 
-def test_a_run_drives_on_the_map_that_it_was_trained_on(tmp_path: Path) -> None:
-    assert _map_of(None) is None
-    assert _map_of(tmp_path) is None
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 3}))
-    assert _map_of(tmp_path) == _map_of(tmp_path / "checkpoints" / "step_000000100") == 8000
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        _map_of(tmp_path)
+def test_a_policy_drives_on_the_map_that_it_was_trained_on() -> None:
+    policy = tiny_policy(scene="pg_map", num_agents=15, start_seed=8000)
+    assert _scene(WatchConfig(), policy).start_seed == 8000
+    assert _scene(WatchConfig(start_seed=9000), policy).start_seed == 9000
 
 
 @pytest.mark.parametrize(
