@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.suite import CONFIG, EVALUATIONS, METRICS, PROVENANCE, Cell, cells, env_steps_done, is_complete
 from copo_algos.errors import UserError
 from copo_algos.evaluate import EPISODES, LIVES, SUMMARY, hardware
-from copo_algos.policy import last_checkpoint
+from copo_algos.policy import last_checkpoint, steps_of
 from copo_algos.run_folder import versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,7 +162,7 @@ def _is_evaluated(folder: Path, maps: str, episodes: int) -> bool:
         by_protocol = not isinstance(summary["lcf"], (int, float))  # a number is a factor that somebody has fixed
     except (ValueError, KeyError, TypeError):
         return False  # whatever it is, evaluating again replaces it
-    step = int(checkpoint.name.removeprefix("step_"))
+    step = steps_of(checkpoint)
     wanted = {"env_steps": step, "episodes": episodes, "first_seed": 1_000_000, "horizon": 1000, "deterministic": False}
     return by_protocol and all(summary.get(name) == value for name, value in wanted.items())
 

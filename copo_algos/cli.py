@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-NEEDS_EXTRA = 'copo {} needs the training extra, and {!r} is missing; install it with: pip install "copo[train]"'
+NEEDS_EXTRA = (
+    'copo {} needs the training extra, and {!r} is missing; install it in the checkout with: pip install ".[train]"'
+)
 USAGE = """usage: copo {train,evaluate,watch} ...
 
   copo train ALGORITHM --scene S      train a population; writes a run folder
@@ -55,7 +57,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
             name = _preset_name(arguments)
             # An unknown name goes to the parser, whose message lists the known ones.
-            default = preset(name) if name in PRESETS else preset("default")
+            default = preset(name if name in PRESETS else "default", algorithm=tyro.MISSING)
             train(
                 tyro.cli(
                     TrainConfig,
@@ -77,8 +79,7 @@ def _run(command: str, arguments: list[str]) -> int:
         print(f"copo {command}: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted) as error:
-        went_on = "; the same command with --resume goes on" if isinstance(error, Interrupted) else ""
-        print(f"copo {command}: stopped{went_on}", file=sys.stderr)
+        print(f"copo {command}: {str(error) or 'stopped'}", file=sys.stderr)
         return 130
     return 0
 

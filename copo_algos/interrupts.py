@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; the learner stands at the end of an iteration."""
+    """SIGINT or SIGTERM arrived; the learner stands at the end of an iteration. The message says what was saved."""
 
 
 class Signals:

@@ -147,6 +147,11 @@ def last_checkpoint(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def steps_of(checkpoint: Path) -> int:
+    """Env steps at which a checkpoint was written, from its name."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The arrays of a safetensors file.
 

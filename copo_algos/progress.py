@@ -71,9 +71,11 @@ class TrainingProgress:
         now = time.monotonic()
         self._steps = row["env_steps"]
         speed = (self._steps - self._begin) / (now - self._start)
-        rates = f"success {row['success_rate']:.0%} crash {row['crash_rate']:.0%} out {row['out_rate']:.0%}"
+        # How far a life gets rises long before the first one arrives. NaN (no life has ended) is left out.
+        shown = {"success": "success_rate", "crash": "crash_rate", "out": "out_rate", "route": "route_completion_mean"}
+        rates = " ".join(f"{label} {row[name]:.0%}" for label, name in shown.items() if row[name] == row[name])
         if "lcf_mean_deg" in row:
-            rates += f" lcf {row['lcf_mean_deg']:.0f}°"
+            rates += f" lcf {round(row['lcf_mean_deg'])}°"
         rates += f" {speed:.0f} steps/s"
         self._bar.update(self._task, completed=self._steps, rates=rates)
         last = self._steps >= self._config.total_steps

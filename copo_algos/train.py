@@ -21,7 +21,7 @@ from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import MetricsLog, Record, plot_learning_curve
 from copo_algos.networks import ValueCritic
-from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
+from copo_algos.policy import Policy, PolicyInfo, last_checkpoint, load_into, load_tensors, make_actor, steps_of
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.progress import TrainingProgress
 from copo_algos.rollout import Collector
@@ -242,6 +242,10 @@ def train(config: TrainConfig) -> Path:
         config.scene, num_agents=config.num_agents, horizon=config.horizon
     )  # refused before anything is written
     folder = config.folder()
+    done = last_checkpoint(folder) if config.resume else None
+    if done is not None and steps_of(done) >= config.total_steps:
+        print(f"nothing to do: {folder} has {steps_of(done)} env steps already; give more --total-steps to go on")
+        return folder
     torch.set_num_threads(LEARNING_THREADS)
     checkpoint = prepare(config, folder)
     trainer = Trainer(config)
@@ -257,13 +261,12 @@ def train(config: TrainConfig) -> Path:
     picture = folder / "learning_curve.png"
     plot_learning_curve(log.path, picture, f"{trainer.algorithm.title} on {config.scene}, seed {config.seed}")
     print(f"done: {folder} holds metrics.csv, checkpoints and {picture.name}")
+    print(f"next: copo evaluate {folder}  |  copo watch {folder}  |  tensorboard --logdir {folder}")
     return folder
 
 
 def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, progress: TrainingProgress) -> None:
     config = trainer.config
-    if trainer.env_steps >= config.total_steps:
-        return
     progress.starting()
     trainer.begin()
     saved_at = trainer.env_steps
@@ -284,10 +287,11 @@ def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, pro
             if signals.raised:
                 raise Interrupted
     except Interrupted:
-        if trainer.env_steps > 0:
-            trainer.save(folder)
         log.close()
-        raise
+        if trainer.env_steps == 0:
+            raise Interrupted("stopped in the first iteration, with nothing learned yet: begin again") from None
+        kept = trainer.save(folder)
+        raise Interrupted(f"stopped; {kept} is kept, and the same command with --resume goes on from it") from None
 
 
 def _device(name: str) -> torch.device:
