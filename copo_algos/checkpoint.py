@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
@@ -32,6 +33,8 @@ class LearnerParts:
 def save_checkpoint(run: Path, env_steps: int, policy: Policy, parts: LearnerParts, state: dict[str, Any]) -> Path:
     """Write `<run>/checkpoints/step_<env_steps>` and delete all but the last three.
 
+    One that is there already stays: the learner has not learned since.
+
     Args:
         state: plain values for learner.json.
 
@@ -39,6 +42,8 @@ def save_checkpoint(run: Path, env_steps: int, policy: Policy, parts: LearnerPar
         CheckpointError: the disk refused; what was there before is untouched.
     """
     final = run / "checkpoints" / f"step_{env_steps:09d}"
+    if final.exists():
+        return final
     partial = final.with_name(final.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -46,10 +51,8 @@ def save_checkpoint(run: Path, env_steps: int, policy: Policy, parts: LearnerPar
         save_policy(policy, partial)
         save_file(_tensors_of(parts), partial / "learner.safetensors")
         (partial / "learner.json").write_text(json.dumps(state) + "\n")
-        if final.exists():
-            shutil.rmtree(final)
         os.replace(partial, final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk is the one or the other
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"cannot write the checkpoint {final}: {error}; earlier checkpoints are intact"
