@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Independent, Normal
 
 from copo_algos import lcf
@@ -36,8 +37,10 @@ def make_samples(seed: int = 0) -> tuple[GaussianActor, Samples]:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     old = GaussianActor(OBS_SIZE, 2, generator).double()
+    head = old.layers[2]
+    assert isinstance(head, nn.Linear)
     with torch.no_grad():
-        old.layers[2].weight.mul_(30)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        head.weight.mul_(30)
     obs = normal(COUNT, OBS_SIZE)
     with torch.no_grad():
         mean, log_std = old(obs)

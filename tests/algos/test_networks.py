@@ -60,9 +60,10 @@ def test_an_untrained_policy_is_near_the_standard_normal():
 
 def test_the_log_std_is_kept_in_range():
     actor = GaussianActor(OBS_SIZE, 2, generator())
-    assert isinstance(actor.layers[2], nn.Linear)
+    head = actor.layers[2]
+    assert isinstance(head, nn.Linear)
     with torch.no_grad():
-        actor.layers[2].bias.copy_(torch.tensor([50.0, -50.0, 50.0, -50.0]))
+        head.bias.copy_(torch.tensor([50.0, -50.0, 50.0, -50.0]))
     mean, log_std = actor(torch.zeros(1, OBS_SIZE))
     assert log_std.tolist() == [[LOG_STD_RANGE[1], LOG_STD_RANGE[0]]]
     torch.testing.assert_close(mean, torch.tensor([[50.0, -50.0]]))
