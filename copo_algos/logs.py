@@ -100,8 +100,11 @@ class MetricsLog:
     def _keep_rows_until(self, env_steps: int) -> None:
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file)
-            rows = [row for row in reader if int(row["env_steps"]) <= env_steps]
-            self._columns = list(reader.fieldnames or [])
+            # A full disk can cut the last row short: then it lacks columns.
+            rows = [row for row in reader if None not in row.values() and int(row["env_steps"]) <= env_steps]
+            if not reader.fieldnames:
+                return
+            self._columns = list(reader.fieldnames)
         partial = self.path.with_suffix(".partial")
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
