@@ -80,7 +80,7 @@ class TrainConfig:
     seed: int = 0
     """Of everything random in the run. The map of pg_map is 5000 + 1000 * seed."""
     total_steps: int = 1_000_000
-    """Env steps to train for; one moves all vehicles of one environment by 0.1 s."""
+    """Env steps to train for; one moves all vehicles of one environment by 0.1 s. Whole iterations."""
     preset: PresetName = "default"
     """default: what evidence shows best. paper: the values behind the published table."""
     run_dir: Path | None = None
@@ -201,7 +201,7 @@ def check(config: TrainConfig) -> None:
         ("kl_coef", ppo.kl_coef),
         ("value_coef", ppo.value_coef),
     ):
-        if number < 0:
+        if not number >= 0:  # NaN is refused too
             raise UserError(f"{name}={number} is negative; use 0 or more")
     for name, number in (
         ("learning_rate", ppo.learning_rate),
@@ -215,5 +215,5 @@ def check(config: TrainConfig) -> None:
         ("neighbours_distance", config.neighbours_distance),
         ("checkpoint_every", config.checkpoint_every),
     ):
-        if number <= 0:
+        if not number > 0:
             raise UserError(f"{name}={number}; use a number above 0")

@@ -298,7 +298,7 @@ def _evaluate_one(
             seed=config.first_seed + k,
             options=scene_options(
                 info.scene,
-                num_agents=config.num_agents or info.num_agents,
+                num_agents=info.num_agents if config.num_agents is None else config.num_agents,
                 horizon=config.horizon,
                 geometry=info.geometry,
                 start_seed=info.start_seed if config.maps == "train" else FIRST_HELDOUT_MAP + k,

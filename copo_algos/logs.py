@@ -69,7 +69,8 @@ class MetricsLog:
         self._columns: list[str] | None = None
         try:
             if resume_at is None:
-                self.path.unlink(missing_ok=True)
+                for old in (self.path, *folder.glob("events.out.tfevents*")):
+                    old.unlink(missing_ok=True)
             elif self.path.exists():
                 self._keep_rows_until(resume_at)
             self._tensorboard = SummaryWriter(str(folder), purge_step=resume_at)

@@ -10,6 +10,7 @@ import torch
 from copo_algos.networks import GaussianActor, gaussian_log_prob
 from copo_algos.types import Lives, Rollout
 from copo_envs.neighbours import neighbour_mask, neighbourhood_mean
+from copo_envs.outcomes import Outcome
 from copo_envs.process import SceneVector
 from copo_envs.step_batch import StepBatch
 
@@ -134,7 +135,7 @@ class Collector:
         self._life_reward += batch.reward
         ended = batch.terminated | batch.truncated
         if ended.any():
-            success = (batch.outcome == 1).sum(axis=1)
+            success = (batch.outcome == Outcome.SUCCESS).sum(axis=1)
             self._episode += np.stack([ended.sum(axis=1), success], axis=1)
             columns = (batch.outcome, batch.life_steps, self._life_reward, batch.route_completion)
             lives.append(tuple(column[ended] for column in columns))

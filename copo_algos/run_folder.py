@@ -6,6 +6,7 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from copo_algos.config import TrainConfig
 from copo_algos.errors import UserError
@@ -25,29 +26,52 @@ def prepare(config: TrainConfig, folder: Path) -> Path | None:
     if not config.resume and found is not None:
         raise UserError(f"{folder} holds a run already; add --resume to go on, or choose another --run-dir")
     if config.resume:
-        _refuse_changes(config, settings)
+        _refuse_changes(config, _read(settings))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = settings.with_suffix(".partial")
-        partial.write_text(json.dumps({**config.as_dict(), "versions": versions()}, indent=2) + "\n")
-        partial.replace(settings)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
     return found
 
 
-MAY_CHANGE = ("total_steps", "checkpoint_every", "device", "versions", "preset")
+def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
+    """Write config.json: the settings, the versions at the start, and those of every resumption (`resumed`).
 
-
-def _refuse_changes(config: TrainConfig, settings: Path) -> None:
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    settings = folder / "config.json"
+    began: dict[str, Any] = {"versions": versions(), "resumed": []}
+    if config.resume:
+        before = _read(settings)
+        again = {"env_steps": env_steps, "device": config.device, "versions": versions()}
+        began = {"versions": before.get("versions"), "resumed": [*before.get("resumed", []), again]}
     try:
-        before = json.loads(settings.read_text())
+        partial = settings.with_suffix(".partial")
+        partial.write_text(json.dumps({**config.as_dict(), **began}, indent=2) + "\n")
+        partial.replace(settings)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
+
+
+MAY_CHANGE = ("total_steps", "checkpoint_every", "device", "preset")
+
+
+def _read(settings: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(settings.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot resume: {settings} cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"cannot resume: {settings} does not hold the settings of a run")
+    return values
+
+
+def _refuse_changes(config: TrainConfig, before: dict[str, Any]) -> None:
     for name, value in config.as_dict().items():
         if name not in MAY_CHANGE and before.get(name) != value:
             raise UserError(
-                f"cannot resume with {name}={value}: the run in {settings.parent} was made with {before.get(name)}; "
+                f"cannot resume with {name}={value}: the run was made with {before.get(name)}; "
                 f"give the same, or choose another --run-dir"
             )
 

@@ -16,19 +16,19 @@ import torch
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
 from copo_algos.config import TrainConfig, check
-from copo_algos.errors import UserError
+from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import MetricsLog, Record, plot_learning_curve
 from copo_algos.networks import ValueCritic
-from copo_algos.policy import Policy, PolicyInfo, last_checkpoint, load_into, load_tensors, make_actor, steps_of
+from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.progress import TrainingProgress
 from copo_algos.rollout import Collector
-from copo_algos.run_folder import prepare
+from copo_algos.run_folder import prepare, write_settings
 from copo_algos.types import Rollout, Samples
 from copo_envs.outcomes import Outcome
-from copo_envs.process import SceneVector
+from copo_envs.process import SceneVector, WorkerError
 from copo_envs.scenes import scene_options
 
 LEARNING_THREADS = 1  # small minibatches lose more by handing work between threads than they win
@@ -51,7 +51,7 @@ class Trainer:
             start_seed=config.start_seed,
         )
         self.scenes = SceneVector(self.options, config.num_envs)
-        self.device = _device(config.device)
+        self.device = device_of(config.device)
 
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rng = np.random.default_rng([config.seed, 0])
@@ -83,6 +83,7 @@ class Trainer:
         self.env_steps = 0
         self.vehicle_steps = 0
         self.seconds = 0.0
+        self._remember_draws()
 
     def begin(self) -> None:
         """Begin fresh episodes; which ones is determined by the seed and the iteration."""
@@ -122,12 +123,19 @@ class Trainer:
             )
             clock.lap("meta")
         self._count(rollout, clock.total)
+        self._remember_draws()
         row = self._row(rollout, samples, update, meta, clock)
         _refuse_nan(row)
         return row
 
     def save(self, folder: Path) -> Path:
-        """Write a checkpoint."""
+        """Write a checkpoint of the last finished iteration.
+
+        A rollout that was interrupted has drawn from the generators. What it drew is taken back, so that a resumed run
+        does not depend on the moment of the interruption.
+        """
+        self.rng.bit_generator.state, generator_state = self._draws
+        self.generator.set_state(generator_state)
         state = {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
@@ -142,13 +150,21 @@ class Trainer:
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint: the learner bit for bit, episodes begun afresh."""
         path = checkpoint / "policy.safetensors"
-        load_into(self.actor, load_tensors(path), path)
-        state = load_learner(checkpoint, self._parts())
+        try:
+            load_into(self.actor, load_tensors(path), path)
+            self._restore_state(load_learner(checkpoint, self._parts()))
+        except (CheckpointError, KeyError) as error:
+            raise CheckpointError(
+                f"cannot go on from {checkpoint}: {error}. Delete that folder to go on from the checkpoint before it"
+            ) from error
+
+    def _restore_state(self, state: dict[str, Any]) -> None:
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
         self.vehicle_steps, self.seconds = state["vehicle_steps"], state["seconds"]
         self.kl_coef = state["kl_coef"]
         self.rng.bit_generator.state = state["rng"]
         self.record.restore(state["record"])
+        self._remember_draws()
 
     def policy(self) -> Policy:
         """The policy as it is now."""
@@ -158,6 +174,9 @@ class Trainer:
     def close(self) -> None:
         """End the workers."""
         self.scenes.close()
+
+    def _remember_draws(self) -> None:
+        self._draws = (self.rng.bit_generator.state, self.generator.get_state())
 
     def _collect(self, after_step: Callable[[], None]) -> Rollout:
         num_steps = self.config.steps_per_iteration // self.scenes.num_envs
@@ -242,16 +261,14 @@ def train(config: TrainConfig) -> Path:
         config.scene, num_agents=config.num_agents, horizon=config.horizon
     )  # refused before anything is written
     folder = config.folder()
-    done = last_checkpoint(folder) if config.resume else None
-    if done is not None and steps_of(done) >= config.total_steps:
-        print(f"nothing to do: {folder} has {steps_of(done)} env steps already; give more --total-steps to go on")
-        return folder
+    device_of(config.device)
     torch.set_num_threads(LEARNING_THREADS)
     checkpoint = prepare(config, folder)
     trainer = Trainer(config)
     try:
         if checkpoint is not None:
             trainer.restore(checkpoint)
+        write_settings(config, folder, trainer.env_steps)
         log = MetricsLog(folder, resume_at=trainer.env_steps if checkpoint else None)
         with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
             _loop(trainer, folder, log, signals, progress)
@@ -267,6 +284,9 @@ def train(config: TrainConfig) -> Path:
 
 def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, progress: TrainingProgress) -> None:
     config = trainer.config
+    if trainer.env_steps >= config.total_steps:
+        print(f"nothing to do: {folder} has {trainer.env_steps} env steps already; give more --total-steps to go on")
+        return
     progress.starting()
     trainer.begin()
     saved_at = trainer.env_steps
@@ -286,6 +306,11 @@ def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, pro
                 saved_at = trainer.env_steps
             if signals.raised:
                 raise Interrupted
+    except WorkerError:
+        log.close()
+        if trainer.env_steps > 0:
+            trainer.save(folder)
+        raise
     except Interrupted:
         log.close()
         if trainer.env_steps == 0:
@@ -294,7 +319,7 @@ def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, pro
         raise Interrupted(f"stopped; {kept} is kept, and the same command with --resume goes on from it") from None
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -303,6 +328,8 @@ def _device(name: str) -> torch.device:
         raise UserError(f"device {name!r} is not supported; use cpu, cuda or cuda:<k>")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r} asks for a GPU and torch sees none here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r} does not exist; torch sees {torch.cuda.device_count()} GPUs, counted from 0")
     return device
 
 

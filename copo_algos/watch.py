@@ -159,7 +159,7 @@ def _scene(config: WatchConfig, policy: Policy) -> SceneOptions:
 
 def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: Endings, name: str) -> Iterator[_Shot]:
     """Step through as many episodes as it takes, from a simulator that has been reset. Fills `endings`."""
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng([config.seed, 1])  # another stream than the simulator's, which the seed alone begins
     batch, episode = simulator.batch, 0
     lcf = np.zeros(simulator.num_slots, np.float32)
     _begin_lives(batch, lcf, policy, config, rng)

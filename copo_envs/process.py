@@ -104,6 +104,7 @@ class ProcessSimulator:
         self._actions = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._waiting = False  # a command was sent whose reply has not been received
 
     def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
         self.send("reset", seed, num_agents)
@@ -135,13 +136,18 @@ class ProcessSimulator:
 
     def send(self, command: str, *arguments: Any) -> None:
         """Send a command to the worker; `receive` waits for it. The first one starts the worker."""
+        if self._waiting:  # an interrupted call left its reply in the pipe: from here on every answer would be stale
+            self.close()
         if self._process is None:
+            if command not in ("reset", "begin_episode"):
+                raise SceneError(f"{command}: no episode of {self.options.scene} is running; call reset(seed) first")
             self._start()
         assert self._pipe is not None
         try:
             self._pipe.send((command, *arguments))
         except (BrokenPipeError, ConnectionResetError):
             self._raise_dead()
+        self._waiting = True
 
     def receive(self) -> Any:
         """Wait for the command sent last.
@@ -155,6 +161,7 @@ class ProcessSimulator:
             kind, value = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._raise_dead()
+        self._waiting = False
         if kind == "refused":
             raise SceneError(value)
         if kind == "failed":
@@ -164,6 +171,7 @@ class ProcessSimulator:
 
     def close(self) -> None:
         process, self._process = self._process, None
+        self._waiting = False
         if process is None:
             return
         assert self._pipe is not None
@@ -197,6 +205,7 @@ class ProcessSimulator:
                 [sys.executable, "-m", "copo_envs.process", str(theirs.fileno()), str(shared.fileno())],
                 pass_fds=(theirs.fileno(), shared.fileno()),
                 env=environment,
+                start_new_session=True,  # a terminal's Ctrl-C is for the parent, whose end is the worker's
             )
         self._pipe = Connection(ours.detach())
         self._pipe.send((self.options, self._auto_reset))
@@ -302,7 +311,9 @@ class SceneVector:
         if self._local is not None:
             self._rows[0].copy_from(self._local.step(actions[0]))
             return self.batch
-        for worker, move in zip(self._workers, actions, strict=True):
+        # All are checked before one is sent: a refusal must not leave some environments a step ahead.
+        moves = [check_actions(move, self.num_slots, row.active) for move, row in zip(actions, self._rows, strict=True)]
+        for worker, move in zip(self._workers, moves, strict=True):
             worker.step_async(move)
         self._gather()
         return self.batch
@@ -321,9 +332,15 @@ class SceneVector:
         self.close()
 
     def _gather(self) -> None:
+        errors: list[Exception] = []
         for worker, row in zip(self._workers, self._rows, strict=True):
-            worker.receive()
+            try:
+                worker.receive()
+            except (SceneError, WorkerError) as error:  # the others' replies must not stay in their pipes
+                errors.append(error)
             row.copy_from(worker.batch)
+        if errors:
+            raise errors[0]
 
 
 def _engine_here() -> bool:
@@ -369,7 +386,8 @@ def _work(pipe: Connection, memory: Any) -> None:
 
 
 def _main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent decides what it means
+    for number in (signal.SIGINT, signal.SIGTERM):  # what they mean is the parent's to decide; its end is ours
+        signal.signal(number, signal.SIG_IGN)
     pipe, memory_fd = Connection(int(sys.argv[1])), int(sys.argv[2])
     memory = mmap.mmap(memory_fd, os.fstat(memory_fd).st_size)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone, and so is the reason to live

@@ -126,10 +126,10 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
         if not isinstance(given.get(name, True), (bool, np.bool_)):
             raise SceneError(f"{name}={given[name]!r} is not a truth value; use True or False")
     if not given.get("max_lives"):
-        # A wreck holds its place for delay_done steps and nobody arrives sooner: a place sees at most this many lives.
-        horizon = given.get("horizon", SceneOptions.horizon)
+        # A wreck holds its place for delay_done steps and nobody arrives within 25: more lives do not fit a place.
+        shortest = min(given.get("delay_done", SceneOptions.delay_done), 25)
         given["max_lives"] = given["num_agents"] * (
-            1 + math.ceil(horizon / given.get("delay_done", SceneOptions.delay_done))
+            1 + math.ceil(given.get("horizon", SceneOptions.horizon) / shortest)
         )
     if given["max_lives"] < given["num_agents"]:
         raise SceneError(

@@ -251,6 +251,7 @@ class MetaDriveSimulator:
             env, self._env = self._env, None
             self._vehicle_observations = {}
             env.close()
+            metadrive_fixes.set_geometry("metadrive")  # whoever uses MetaDrive here next finds its own roads
 
     def __getstate__(self) -> dict[str, Any]:
         if self._env is not None:
@@ -274,6 +275,9 @@ class MetaDriveSimulator:
                 "start_seed": options.start_seed,
                 "force_seed_spawn_manager": True,
                 "truncate_as_terminate": False,
+                # The scenes with one map of their own build it anew at every reset whatever this says, and with the
+                # default they would also keep all the old ones. pg_map really takes its map from the store.
+                "store_map": options.scene == "pg_map",
                 "log_level": logging.ERROR,
             }
         )

@@ -3,7 +3,7 @@
 For code that needs the same agents at every step (SuperSuit's vectoriser, TorchRL, RLlib, ...). All slots are there
 until the episode ends; a slot whose vehicle ended is empty (zero observation, zero reward, its action ignored) until
 another vehicle takes it, often in the same step. A slot never reports an ending before the episode does; in the last
-step all slots are truncated.
+step all slots are truncated, with the last observations of the vehicles that acted in it.
 
 So code that reads only rewards and endings sees one life per slot: **its returns and advantages run across vehicles**,
 and it learns from empty slots as well. The true endings are in the infos; use them where you can.
@@ -47,7 +47,7 @@ class SlotsEnv(SceneEnv):
         """Begin an episode. Arguments and errors as of `LivesEnv.reset`."""
         batch = self._begin_episode(seed, options)
         self.agents = list(self.possible_agents)
-        return self._observations(batch), self._infos(batch)
+        return self._observations(batch.obs), self._infos(batch)
 
     def step(
         self, actions: Mapping[str, Any]
@@ -66,8 +66,9 @@ class SlotsEnv(SceneEnv):
         agents, over = self.possible_agents, bool(batch.episode_over)
         if over:
             self.agents = []
+        obs = np.where(batch.acted[:, None], batch.final_obs, batch.obs) if over else batch.obs
         return (
-            self._observations(batch),
+            self._observations(obs),
             dict(zip(agents, batch.reward.tolist(), strict=True)),
             dict.fromkeys(agents, False),
             dict.fromkeys(agents, over),
@@ -83,8 +84,8 @@ class SlotsEnv(SceneEnv):
         place = np.where(batch.acted[:, None], batch.acted_position, batch.position)
         return {f"slot_{slot}": place[slot] for slot in np.nonzero(batch.acted | batch.active)[0]}
 
-    def _observations(self, batch: StepBatch) -> dict[str, np.ndarray]:
-        return dict(zip(self.possible_agents, batch.obs.copy(), strict=True))
+    def _observations(self, obs: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self.possible_agents, obs.copy(), strict=True))
 
     def _infos(self, batch: StepBatch) -> dict[str, dict[str, Any]]:
         infos = self._infos_by_slot(batch)

@@ -81,9 +81,7 @@ def check_video(path: str | Path, fps: int = 10) -> Path:
     if path.suffix.lower() not in (".gif", ".mp4"):
         raise RenderError(f"cannot write a video to {path}: the name has to end in .gif or .mp4")
     if path.suffix.lower() == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
-        raise RenderError(
-            'an MP4 needs imageio: pip install ".[train]" in the checkout, or choose a .gif'
-        )
+        raise RenderError('an MP4 needs imageio: pip install ".[train]" in the checkout, or choose a .gif')
     _check_fps(fps, GIF_FPS if path.suffix.lower() == ".gif" else MP4_FPS)
     with _replacing(path) as partial:
         partial.touch()

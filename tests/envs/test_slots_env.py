@@ -58,7 +58,8 @@ def test_slots_are_always_there_and_their_infos_constant() -> None:
         for slot, info in infos.items():
             assert {key: type(value) for key, value in info.items()} == kinds
             assert env.observation_space(slot).contains(obs[slot])
-            assert info["active"] == obs[slot].any() == (info["life"] >= 0)
+            sees = info["active"] if env.agents else before[slot] >= 0  # at the end: whoever acted, for the last time
+            assert obs[slot].any() == sees and info["active"] == (info["life"] >= 0)
             assert info["own_reward"] == rewards[slot]
             if before[slot] < 0:
                 assert rewards[slot] == 0 and info["outcome"] == 0 and info["life_steps"] == 0
@@ -68,6 +69,20 @@ def test_slots_are_always_there_and_their_infos_constant() -> None:
             ended += info["terminated"]
         assert env.positions().keys() == {s for s in slots if infos[s]["active"] or before[s] >= 0}
     assert empty > 50 and ended > 5
+
+
+def test_the_last_observations_are_those_of_the_vehicles_cut_by_the_horizon() -> None:
+    slots, lives = (view("particles", num_agents=4, horizon=30, drain=False) for view in (slots_env, parallel_env))
+    _, infos = slots.reset(seed=3)
+    lives.reset(seed=3)
+    while slots.agents:
+        living = {slot: f"agent_{info['life']}" for slot, info in infos.items() if info["active"]}
+        obs, _, _, truncated, infos = slots.step(dict.fromkeys(slots.agents, [0.0, 0.1]))
+        last, *_ = lives.step(dict.fromkeys(lives.agents, [0.0, 0.1]))
+    assert all(truncated.values()) and len(living) == 4
+    for slot, agent in living.items():
+        np.testing.assert_array_equal(obs[slot], last[agent])
+        assert obs[slot].any()
 
 
 def assert_same_episode(lives: LivesEnv, slots: SlotsEnv, seed: int, steps: int) -> int:

@@ -1,0 +1,152 @@
+"""Settings: every field says what it is, presets are what the documents say, and nonsense is refused with numbers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from copo_algos import config as config_module
+from copo_algos.algorithms import ALGORITHMS, get_algorithm
+from copo_algos.config import PRESETS, LCFConfig, PPOConfig, TrainConfig, check, preset, with_values
+from copo_algos.errors import UserError
+from copo_envs.scenes import SCENES
+
+NUMBERS = [
+    (part, field.name)
+    for part, names in (("", TrainConfig), ("ppo", PPOConfig), ("lcf", LCFConfig))
+    for field in fields(names)
+    if type(getattr(names("ippo") if names is TrainConfig else names(), field.name)) in (int, float)
+]
+
+
+def refusal(**values: Any) -> str:
+    with pytest.raises(UserError) as error:
+        check(with_values(TrainConfig("ippo"), values))
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize("name", ["PPOConfig", "LCFConfig", "TrainConfig"])
+def test_every_field_is_followed_by_a_sentence(name: str):
+    tree = ast.parse(inspect.getsource(config_module))
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) not in ("ppo", "lcf"):
+            assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), ast.unparse(node)
+            assert str(after.value.value).endswith(".")
+
+
+def test_the_sentences_name_every_scene_and_algorithm():
+    source = inspect.getsource(TrainConfig)
+    assert all(name in source for name in (*SCENES, *ALGORITHMS))
+
+
+def test_defaults_are_accepted_for_every_algorithm_and_preset():
+    for algorithm in ALGORITHMS:
+        for name in PRESETS:
+            config = preset(name, algorithm)
+            check(config)
+            assert config.algorithm == algorithm and config.preset == name
+
+
+def test_the_published_values():
+    config = preset("paper")
+    assert config.steps_per_iteration == 1600 and config.num_envs == 4 and config.total_steps == 1_000_000
+    ppo, lcf = config.ppo, config.lcf
+    assert (ppo.learning_rate, ppo.gamma, ppo.gae_lambda, ppo.global_gamma) == (3e-4, 0.99, 0.95, 1.0)
+    assert (ppo.update_epochs, ppo.minibatch_size, ppo.clip_coef, ppo.value_clip) == (5, 512, 0.3, 10.0)
+    assert (ppo.value_coef, ppo.entropy_coef, ppo.kl_coef, ppo.kl_target) == (1.0, 0.0, 0.2, 0.01)
+    assert ppo.fragment_steps == 200 == config.steps_per_iteration // 8
+    assert (lcf.lcf_estimator, lcf.lcf_learning_rate, lcf.lcf_passes, lcf.lcf_minibatch_size) == (
+        "released",
+        1e-4,
+        5,
+        512,
+    )
+    assert (lcf.lcf_initial_mean, lcf.lcf_initial_std) == (0.0, 0.1)
+
+
+def test_the_map_of_a_run_belongs_to_its_seed():
+    assert [TrainConfig("ippo", seed=seed).start_seed for seed in (0, 1, 7)] == [5000, 6000, 12000]
+
+
+def test_the_run_folder():
+    config = TrainConfig("copo", scene="tollgate", seed=3)
+    assert str(config.folder()) == "runs/tollgate/copo/seed3"
+
+
+def test_as_dict_is_flat_and_survives_json():
+    config = preset("paper", "copo")
+    flat = config.as_dict()
+    assert json.loads(json.dumps(flat)) == flat
+    names = {field.name for part in (PPOConfig, LCFConfig, TrainConfig) for field in fields(part)}
+    assert set(flat) == names - {"ppo", "lcf", "run_dir", "resume"}
+    assert with_values(TrainConfig("ippo"), flat) == config
+
+
+def test_values_are_set_by_flat_names():
+    config = with_values(TrainConfig("ippo"), {"gamma": 0.5, "lcf_passes": 2, "seed": 9})
+    assert (config.ppo.gamma, config.lcf.lcf_passes, config.seed) == (0.5, 2, 9)
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match=r"unknown setting 'speed'; known are .*seed"):
+        with_values(TrainConfig("ippo"), {"speed": 1})
+    with pytest.raises(UserError, match="unknown preset 'mine'; choose one of paper, default"):
+        preset("mine")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="unknown algorithm 'sac'; choose one of ippo, copo"):
+        get_algorithm("sac")
+    with pytest.raises(UserError, match="unknown algorithm"):
+        check(TrainConfig("sac"))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"num_envs": -1}, "num_envs=-1; use 1 or more"),
+        ({"num_envs": 3}, "steps_per_iteration=1600 does not split over 3 environments"),
+        ({"num_envs": 4, "steps_per_iteration": 0}, "steps_per_iteration=0 does not split over 4"),
+        ({"num_envs": 0, "steps_per_iteration": 0}, "steps_per_iteration=0 does not split over 1"),
+        ({"total_steps": 1599}, "total_steps=1599 is less than one iteration"),
+        ({"gamma": 1.01}, "gamma=1.01 is not in [0, 1]"),
+        ({"global_gamma": -0.1}, "global_gamma=-0.1 is not in [0, 1]"),
+        ({"gae_lambda": 2.0}, "gae_lambda=2.0 is not in [0, 1]"),
+        ({"lcf_initial_mean": 1.0}, "lcf_initial_mean=1.0 is not in [-0.999, 0.999]"),
+        ({"seed": -1}, "seed=-1 is negative"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0; use a number above 0"),
+        ({"minibatch_size": 0}, "minibatch_size=0; use a number above 0"),
+        ({"lcf_initial_std": 0.0}, "lcf_initial_std=0.0; use a number above 0"),
+        ({"neighbours_distance": -40.0}, "neighbours_distance=-40.0; use a number above 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0; use a number above 0"),
+    ],
+)
+def test_impossible_values(values: dict[str, Any], sentence: str):
+    assert sentence in refusal(**values)
+
+
+@pytest.mark.parametrize(("part", "name"), NUMBERS)
+def test_no_number_may_be_negative_or_no_number(part: str, name: str):
+    config = TrainConfig("ippo")
+    value = getattr(getattr(config, part) if part else config, name)
+    if name not in ("lcf_initial_mean", "horizon"):  # may be negative; the scene's own check
+        assert f"{name}=-1" in refusal(**{name: type(value)(-1)})
+    if type(value) is float:
+        assert f"{name}=nan" in refusal(**{name: math.nan})
+
+
+@given(st.floats(-0.999, 0.999), st.floats(0, 1), st.integers(0, 2**31))
+def test_possible_values(mean: float, gamma: float, seed: int):
+    check(with_values(TrainConfig("copo"), {"lcf_initial_mean": mean, "gamma": gamma, "seed": seed}))
+
+
+def test_everybody_may_be_a_neighbour():
+    check(with_values(TrainConfig("copo"), {"neighbours_distance": math.inf}))

@@ -1,0 +1,166 @@
+"""Running rates by hand, metrics.csv line by line, and the events and the picture beside it."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from copo_algos.errors import UserError
+from copo_algos.logs import RECENT_EPISODES, RECENT_LIVES, MetricsLog, Record, plot_learning_curve
+from copo_algos.types import Lives
+from copo_envs.outcomes import Outcome
+
+
+def ended(outcomes: list[Outcome], rates: list[float] | None = None) -> Lives:
+    count = len(outcomes)
+    return Lives(np.array(outcomes, np.int8), np.zeros(count, np.int64), np.zeros(count), np.zeros(count), rates or [])
+
+
+def row(env_steps: int, **values: float) -> dict[str, float]:
+    return {"iteration": env_steps // 10, "env_steps": env_steps, "loss": 0.5, **values}
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[MetricsLog]:
+    out = MetricsLog(tmp_path)
+    yield out
+    out.close()
+
+
+def test_before_anything_has_ended_there_is_no_rate():
+    record = Record()
+    assert math.isnan(record.rate(Outcome.SUCCESS)) and math.isnan(record.episode_success_rate())
+
+
+def test_rates_are_shares_of_the_lives_that_ended():
+    record = Record()
+    record.add(ended([Outcome.SUCCESS, Outcome.CRASH, Outcome.SUCCESS], [2 / 3]))
+    record.add(ended([Outcome.OUT_OF_ROAD], [0.0]))
+    assert record.rate(Outcome.SUCCESS) == 0.5
+    assert record.rate(Outcome.CRASH) == record.rate(Outcome.OUT_OF_ROAD) == 0.25
+    assert record.rate(Outcome.MAX_STEP) == 0
+    assert record.episode_success_rate() == pytest.approx(1 / 3)
+    assert record.total_lives == 4
+
+
+def test_only_recent_lives_and_episodes_count():
+    record = Record()
+    record.add(ended([Outcome.CRASH] * 200, [0.0] * 50))
+    record.add(ended([Outcome.SUCCESS] * (RECENT_LIVES - 30), [1.0] * (RECENT_EPISODES - 10)))
+    assert record.rate(Outcome.CRASH) == 30 / 300
+    assert record.episode_success_rate() == pytest.approx(0.9)
+    assert record.total_lives == 470
+
+
+def test_a_record_goes_on_from_its_state():
+    record, again = Record(), Record()
+    record.add(ended([Outcome.SUCCESS, Outcome.CRASH], [0.5]))
+    again.restore(record.state())
+    for one in (record, again):
+        one.add(ended([Outcome.CRASH], [0.0]))
+    assert again.state() == record.state() == {"lives": [1, 2, 2], "episodes": [0.5, 0.0], "total_lives": 3}
+
+
+def test_a_row_per_iteration(tmp_path: Path, log: MetricsLog):
+    log.write(row(10))
+    log.write(row(20, loss=1 / 3))
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        "iteration,env_steps,loss",
+        "1,10,0.5",
+        "2,20,0.333333",
+    ]
+
+
+def test_what_is_not_known_is_empty(tmp_path: Path, log: MetricsLog):
+    log.write(row(10, loss=math.nan))
+    assert rows(tmp_path)[0]["loss"] == ""
+
+
+def test_the_same_scalars_go_to_tensorboard(tmp_path: Path, log: MetricsLog):
+    log.write(row(10, loss=math.nan))
+    log.write(row(20, loss=2.5))
+    log.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(20, 2.5)]
+    assert [(event.step, event.value) for event in events.Scalars("iteration")] == [(10, 1), (20, 2)]
+
+
+def test_a_new_log_forgets_an_old_one(tmp_path: Path, log: MetricsLog):
+    log.write(row(10))
+    again = MetricsLog(tmp_path)
+    again.write(row(20))
+    again.close()
+    assert [line["env_steps"] for line in rows(tmp_path)] == ["20"]
+
+
+def test_resuming_keeps_the_rows_up_to_the_checkpoint(tmp_path: Path, log: MetricsLog):
+    for env_steps in (10, 20, 30, 40):
+        log.write(row(env_steps, loss=0.1))
+    again = MetricsLog(tmp_path, resume_at=20)
+    again.write(row(30, loss=0.2))
+    again.close()
+    assert [(line["env_steps"], line["loss"]) for line in rows(tmp_path)] == [
+        ("10", "0.1"),
+        ("20", "0.1"),
+        ("30", "0.2"),
+    ]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("kept", ["4", "4,4", "4,40", "4,40,"])
+def test_resuming_drops_a_row_that_was_cut_by_a_full_disk(tmp_path: Path, log: MetricsLog, kept: str):
+    for env_steps in (10, 20, 30):
+        log.write(row(env_steps))
+    with log.path.open("a") as file:
+        file.write(kept)
+    again = MetricsLog(tmp_path, resume_at=30)
+    again.write(row(40))
+    again.close()
+    assert [line["env_steps"] for line in rows(tmp_path)] == ["10", "20", "30", "40"]
+
+
+def test_resuming_without_rows_begins_a_file(tmp_path: Path):
+    for text in (None, ""):
+        path = tmp_path / "metrics.csv"
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+        again = MetricsLog(tmp_path, resume_at=20)
+        again.write(row(30))
+        again.close()
+        assert [line["env_steps"] for line in rows(tmp_path)] == ["30"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*choose another --run-dir"):
+        MetricsLog(tmp_path / "file" / "run")
+
+
+def test_a_file_that_cannot_be_written_any_more(tmp_path: Path, log: MetricsLog):
+    log.path.mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.csv.*the last checkpoint is intact"):
+        log.write(row(10))
+
+
+def test_the_learning_curve_is_a_picture(tmp_path: Path, log: MetricsLog):
+    rates = dict.fromkeys(("success_rate", "crash_rate", "out_rate", "max_step_rate"), 0.25)
+    log.write(row(10, **dict.fromkeys(rates, math.nan)))
+    log.write(row(20, **rates))
+    picture = tmp_path / "learning_curve.png"
+    plot_learning_curve(log.path, picture, "a title")
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    assert pixels.shape == (480, 840, 3) and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
