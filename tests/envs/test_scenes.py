@@ -108,3 +108,10 @@ def test_the_views_are_functions_of_the_package() -> None:
     assert callable(copo_envs.slots_env) and callable(copo_envs.parallel_env)
     with pytest.raises(AttributeError, match="no attribute 'crossroads_v0'"):
         _ = copo_envs.crossroads_v0
+
+
+@pytest.mark.parametrize("delay_done", [1, 25, 1000])
+def test_the_default_bound_on_lives_is_out_of_reach(delay_done: int) -> None:
+    options = scene_options("particles", num_agents=4, horizon=1000, delay_done=delay_done)
+    # A place holds a wreck for delay_done steps, or an arrival that took 25: never more lives than this.
+    assert options.max_lives == 4 * (1 + 1000 // min(delay_done, 25))

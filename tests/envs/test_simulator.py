@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -157,3 +158,24 @@ def test_one_engine_per_process_and_no_pickle_of_it(closing: Closing) -> None:
     simulator.close()
     simulator.close()
     copy.reset(0)
+
+
+@pytest.mark.parametrize("scene", ["intersection", "roundabout", "parking_lot", "pg_map"])
+def test_resets_keep_no_old_map(scene: str, closing: Closing) -> None:
+    simulator = closing(simulator_of(scene, num_agents=4))
+    counts = []
+    for seed in range(4):
+        simulator.reset(seed)
+        gc.collect()
+        counts.append(sum("BodyNode" in type(thing).__name__ for thing in gc.get_objects()))
+    assert counts[1] == counts[2] == counts[3] > 50
+
+
+def test_metadrive_finds_its_own_roads_after_us(closing: Closing) -> None:
+    from copo_envs import metadrive_fixes
+
+    simulator = closing(simulator_of("intersection", num_agents=2))
+    simulator.reset(0)
+    assert metadrive_fixes._published
+    simulator.close()
+    assert not metadrive_fixes._published

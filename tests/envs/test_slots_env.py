@@ -77,8 +77,8 @@ def test_the_last_observations_are_those_of_the_vehicles_cut_by_the_horizon() ->
     lives.reset(seed=3)
     while slots.agents:
         living = {slot: f"agent_{info['life']}" for slot, info in infos.items() if info["active"]}
-        obs, _, _, truncated, infos = slots.step(dict.fromkeys(slots.agents, [0.0, 0.1]))
-        last, *_ = lives.step(dict.fromkeys(lives.agents, [0.0, 0.1]))
+        obs, _, _, truncated, infos = slots.step({slot: [0.0, 0.1] for slot in slots.agents})
+        last, *_ = lives.step({agent: [0.0, 0.1] for agent in lives.agents})
     assert all(truncated.values()) and len(living) == 4
     for slot, agent in living.items():
         np.testing.assert_array_equal(obs[slot], last[agent])
