@@ -90,13 +90,12 @@ class _ParkingSpawnManager(ParkingLotSpawnManager):
         return space
 
     def get_available_respawn_places(self, map: Any, randomize: bool = False) -> Any:
+        engine: Any = self.engine
         places: dict[str, Any] = super().get_available_respawn_places(map, randomize)
         for place in places.values():
             config: Any = place["config"]
             road = Road(*config["spawn_lane_index"][:2])
-            if road not in self.engine.global_config["in_spawn_roads"] and ParkingLot.is_in_direction_parking_space(
-                road
-            ):
+            if road not in engine.global_config["in_spawn_roads"] and ParkingLot.is_in_direction_parking_space(road):
                 road = map.parking_lot.out_direction_parking_space(road)
                 config["spawn_lane_index"] = (road.start_node, road.end_node, 0)
         return places

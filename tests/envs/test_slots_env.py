@@ -73,8 +73,10 @@ def test_slots_are_always_there_and_their_infos_constant() -> None:
 
 def test_the_last_observations_are_those_of_the_vehicles_cut_by_the_horizon() -> None:
     slots, lives = (view("particles", num_agents=4, horizon=30, drain=False) for view in (slots_env, parallel_env))
-    _, infos = slots.reset(seed=3)
-    lives.reset(seed=3)
+    obs, infos = slots.reset(seed=3)
+    last, _ = lives.reset(seed=3)
+    living: dict[str, str] = {}
+    truncated: dict[str, bool] = {}
     while slots.agents:
         living = {slot: f"agent_{info['life']}" for slot, info in infos.items() if info["active"]}
         obs, _, _, truncated, infos = slots.step({slot: [0.0, 0.1] for slot in slots.agents})
