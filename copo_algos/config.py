@@ -73,7 +73,7 @@ class TrainConfig:
     Ctrl-C leaves a checkpoint; the same command with --resume goes on from there.
     """
 
-    algorithm: Annotated[str, tyro.conf.Positional]
+    algorithm: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM")]
     """ippo or copo."""
     scene: str = "intersection"
     """roundabout, intersection, tollgate, bottleneck, parking_lot, pg_map, or particles (no simulator)."""
