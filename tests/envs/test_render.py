@@ -327,7 +327,7 @@ def test_a_failure_leaves_the_film_that_was_there(renderer: TopDownRenderer, tmp
 
 def test_an_mp4_without_imageio_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("copo_envs.video.find_spec", lambda name: None)
-    with pytest.raises(RenderError, match=r'pip install "copo\[train\]"'):
+    with pytest.raises(RenderError, match=r'pip install "\.\[train\]"'):
         check_video(tmp_path / "a.mp4")
     check_video(tmp_path / "a.gif")
 
