@@ -100,10 +100,12 @@ def test_the_same_scalars_go_to_tensorboard(tmp_path: Path, log: MetricsLog):
 
 def test_a_new_log_forgets_an_old_one(tmp_path: Path, log: MetricsLog):
     log.write(row(10))
+    log.close()
     again = MetricsLog(tmp_path)
     again.write(row(20))
     again.close()
     assert [line["env_steps"] for line in rows(tmp_path)] == ["20"]
+    assert len(list(tmp_path.glob("events.out.tfevents*"))) == 1
 
 
 def test_resuming_keeps_the_rows_up_to_the_checkpoint(tmp_path: Path, log: MetricsLog):

@@ -1,0 +1,178 @@
+"""The command line: what a user may get wrong is one sentence and exit code 2, and a signal loses nothing.
+
+A fresh interpreter takes seconds, so most of the wrong commands run in this one, through the same `main`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from copo_algos.cli import main
+from copo_algos.policy import checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = (  # of the trainings that are interrupted
+    "train copo --scene particles --num-envs 2 --num-agents 4 --horizon 20 --steps-per-iteration 64 "
+    "--update-epochs 1 --minibatch-size 64 --lcf-passes 1"
+)
+
+
+def start(arguments: str, cwd: Path, python_path: Path = ROOT) -> subprocess.Popen[str]:
+    """`copo ...` in a process group of its own, as a shell would start it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "copo_algos.cli", *arguments.split()],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(python_path), str(ROOT)]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def refused(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints on stderr before it exits with 2."""
+    try:
+        code = main(arguments.split())
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    return capsys.readouterr().err
+
+
+def test_an_unknown_scene(tmp_path: Path):
+    process = start("train ippo --scene moon", tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert err.startswith("copo train: unknown scene 'moon'; choose one of roundabout, ")
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("train sac --scene particles", "unknown algorithm 'sac'; choose one of ippo, copo"),
+        ("train ippo --scene particles --num-agents 80", "num_agents=80 does not fit particles: 32 spawn places"),
+        ("train ippo --scene bottleneck --num-agents 80", "use 1 to 48"),
+        ("train ippo --scene particles --num-agents 0", "num_agents=0 does not fit particles"),
+        ("train ippo --scene particles --horizon 0", "horizon=0 is too small; use 1 or more"),
+        ("train ippo --scene particles --gamma 1.5", "gamma=1.5 is not in [0, 1]"),
+        ("train ippo --scene particles --learning-rate nan", "learning_rate=nan; use a number above 0"),
+        ("train ippo --scene particles --num-envs 3", "steps_per_iteration=1600 does not split over 3"),
+        ("train ippo --scene particles --total-steps 5", "total_steps=5 is less than one iteration"),
+        ("train ippo --scene particles --device abacus", "unknown device 'abacus'"),
+        ("train ippo --scene particles --resume", "nothing to resume"),
+        ("evaluate nowhere", "nowhere"),
+        ("watch nowhere", "nowhere"),
+    ],
+)
+def test_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    sentence: str,
+):
+    monkeypatch.chdir(tmp_path)
+    err = refused(arguments, capsys)
+    assert err.startswith(f"copo {arguments.split()[0]}: ") and sentence in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("")
+    err = refused(f"train ippo --scene particles --run-dir {tmp_path}/file/run", capsys)
+    assert err.startswith(f"copo train: cannot write to {tmp_path}/file/run: ")
+    assert err.endswith("choose another --run-dir\n") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("train ippo --total-steps many", "many"),
+        ("train ippo --learning-rate 3e-4x", "3e-4x"),
+        ("train ippo --num-agents 2.5", "2.5"),
+        ("train ippo --preset mine", "paper"),
+        ("train ippo --preset=mine", "default"),
+        ("train ippo --colour red", "colour"),
+        ("train", "ALGORITHM"),
+    ],
+)
+def test_the_parser_says_what_it_does_not_take(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    named: str,
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    err = refused(arguments, capsys)
+    assert named.lower() in err.lower() and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["torch", "tyro"])
+def test_without_the_training_extra(tmp_path: Path, missing: str):
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('No module named {missing}', name='{missing}')")
+    process = start("train ippo --scene particles", tmp_path, python_path=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert f"copo train needs the training extra, and '{missing}' is missing" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_presets_decide_the_defaults_of_all_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The paper's preset has fragments of 200 steps; a flag after it wins."""
+    from copo_algos import train as train_module
+
+    seen = []
+    monkeypatch.setattr(train_module, "train", seen.append)
+    for arguments in ("", "--preset paper", "--preset=paper --fragment-steps 50", "--fragment-steps 50 --preset paper"):
+        assert main(["train", "copo", *arguments.split()]) == 0
+    assert [config.ppo.fragment_steps for config in seen] == [0, 200, 50, 50]
+    assert [config.lcf.lcf_estimator for config in seen] == ["per_sample", "released", "released", "released"]
+    assert [config.preset for config in seen] == ["default", "paper", "paper", "paper"]
+
+
+def env_steps(run: Path) -> list[int]:
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [int(row["env_steps"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_training_loses_nothing(tmp_path: Path, number: signal.Signals):
+    run = tmp_path / "run"
+    settings = f"{SETTINGS} --run-dir {run}"
+    process = start(f"{settings} --total-steps 100000000", tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while len(env_steps(run)) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, number)  # to the workers too, as a terminal or a batch system does
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    (kept,) = checkpoints(run)
+    assert err == f"copo train: stopped; {kept} is kept, and the same command with --resume goes on from it\n"
+
+    done = env_steps(run)
+    assert kept.name == f"step_{done[-1]:09d}"
+    assert main(f"{settings} --total-steps {done[-1] + 64} --resume".split()) == 0
+    assert env_steps(run) == [*done, done[-1] + 64] == [64 * n for n in range(1, len(done) + 2)]

@@ -1,0 +1,310 @@
+"""Whole trainings on the particles: what they leave, that a seed determines them, and that they can be resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from copo_algos import interrupts
+from copo_algos.algorithms import ALGORITHMS
+from copo_algos.config import PRESETS, TrainConfig, preset, with_values
+from copo_algos.errors import CheckpointError, UserError
+from copo_algos.interrupts import Interrupted, Signals
+from copo_algos.policy import checkpoints, load_policy
+from copo_algos.train import Trainer, train
+from copo_envs.process import WorkerError
+from copo_envs.scenes import SceneError
+
+TINY: dict[str, Any] = {
+    "scene": "particles",
+    "num_envs": 0,
+    "num_agents": 6,
+    "horizon": 20,
+    "steps_per_iteration": 48,
+    "total_steps": 144,
+    "checkpoint_every": 48,
+    "update_epochs": 2,
+    "minibatch_size": 64,
+}
+
+
+def tiny(folder: Path, algorithm: str = "copo", **values: Any) -> TrainConfig:
+    return with_values(TrainConfig(algorithm, run_dir=folder), TINY | values)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def untimed(folder: Path) -> list[dict[str, str]]:
+    """The metrics without what the clock says."""
+    return [{name: value for name, value in row.items() if not name.endswith("_s")} for row in metrics(folder)]
+
+
+def steps(folder: Path) -> list[int]:
+    return [int(row["env_steps"]) for row in metrics(folder)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with two workers. Look, do not touch."""
+    return train(tiny(tmp_path_factory.mktemp("runs") / "a" / "run", num_envs=2))
+
+
+def test_the_run_folder_holds_what_it_should(run: Path):
+    names = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    assert names == {"config.json", "metrics.csv", "checkpoints", "learning_curve.png"}
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    assert [path.name for path in checkpoints(run)] == [f"step_{n:09d}" for n in (48, 96, 144)]
+    written = json.loads((run / "config.json").read_text())
+    assert {"torch", "numpy", "copo", "python"} <= set(written.pop("versions"))
+    assert written.pop("resumed") == []
+    assert written == tiny(run, num_envs=2).as_dict()
+
+
+def test_the_policy_says_what_it_was_trained_for(run: Path):
+    info, last = load_policy(run).info, metrics(run)[-1]
+    assert (info.scene, info.algorithm, info.obs_size, info.num_agents) == ("particles", "copo", 32, 6)
+    assert info.uses_lcf and info.env_steps == 144
+    assert info.lcf_mean * 90 == pytest.approx(float(last["lcf_mean_deg"]), rel=1e-4)
+    assert info.lcf_std * 90 == pytest.approx(float(last["lcf_std_deg"]), rel=1e-4)
+
+
+def test_the_metrics_add_up(run: Path):
+    rows = metrics(run)
+    assert [(int(row["iteration"]), int(row["env_steps"])) for row in rows] == [(1, 48), (2, 96), (3, 144)]
+    ended = lives = vehicle_steps = 0
+    for row in rows:
+        ended += int(row["ended"])
+        lives = int(row["lives"])
+        assert lives == ended
+        vehicle_steps += round(float(row["vehicles_mean"]) * 48)
+        assert int(row["vehicle_steps"]) == vehicle_steps
+        rates = [row[f"{name}_rate"] for name in ("success", "crash", "out", "max_step")]
+        assert (math.fsum(map(float, rates)) == pytest.approx(1)) if lives else rates == [""] * 4
+        assert float(row["simulate_s"]) + float(row["learn_s"]) + float(row["meta_s"]) > 0
+    assert lives > 0
+
+
+@pytest.mark.parametrize("num_envs", [0, 2])
+def test_the_same_seed_gives_the_same_metrics(tmp_path: Path, run: Path, num_envs: int):
+    if num_envs == 0:
+        run = train(tiny(tmp_path / "one", num_envs=1))  # a worker computes what this process does
+    again = train(tiny(tmp_path / "two", num_envs=num_envs))
+    assert untimed(again) == untimed(run)
+
+
+def test_another_seed_gives_others(tmp_path: Path, run: Path):
+    other = untimed(train(tiny(tmp_path, num_envs=2, seed=1, total_steps=48)))[0]
+    assert other["policy_loss"] != untimed(run)[0]["policy_loss"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_algorithm_trains_with_every_preset(tmp_path: Path, algorithm: str, name: Any):
+    config = with_values(preset(name, algorithm), TINY | {"run_dir": tmp_path, "total_steps": 96, "horizon": 30})
+    row = metrics(train(config))[-1]
+    finite = [name for name, value in row.items() if value != "" and math.isfinite(float(value))]
+    assert {"policy_loss", "value_loss", "kl", "entropy", "reward_mean"} <= set(finite)
+    assert ("lcf_mean_deg" in finite) == ("lcf_gradient" in finite) == ALGORITHMS[algorithm].learns_lcf
+    if ALGORITHMS[algorithm].learns_lcf:
+        assert config.lcf.lcf_estimator == {"default": "per_sample", "paper": "released"}[name]
+        assert float(row["lcf_mean_deg"]) != 0
+    assert load_policy(tmp_path).algorithm == algorithm
+
+
+def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train(tiny(tmp_path, total_steps=96))
+    before = untimed(tmp_path)
+    train(tiny(tmp_path, total_steps=192, resume=True))
+    assert steps(tmp_path) == [48, 96, 144, 192]
+    assert untimed(tmp_path)[:2] == before
+    rows = metrics(tmp_path)
+    assert [int(row["iteration"]) for row in rows] == [1, 2, 3, 4]
+    for name in ("vehicle_steps", "wall_s", "lives"):
+        values = [float(row[name]) for row in rows]
+        assert values == sorted(values) and values[-1] > values[0]
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["total_steps"] == 192 and [entry["env_steps"] for entry in written["resumed"]] == [96]
+    capsys.readouterr()
+    train(tiny(tmp_path, total_steps=192, resume=True))
+    assert "nothing to do" in capsys.readouterr().out
+    assert steps(tmp_path) == [48, 96, 144, 192]
+
+
+def test_rows_after_the_last_checkpoint_are_made_again(tmp_path: Path):
+    """As after a crash of the machine: a row was written and its checkpoint was not."""
+    train(tiny(tmp_path, total_steps=96))
+    folder = checkpoints(tmp_path)[-1]
+    folder.rename(folder.with_name(folder.name + ".partial"))
+    train(tiny(tmp_path, total_steps=144, resume=True))
+    assert steps(tmp_path) == [48, 96, 144]
+
+
+def test_a_damaged_last_checkpoint_can_be_deleted(tmp_path: Path):
+    train(tiny(tmp_path, total_steps=96))
+    last = checkpoints(tmp_path)[-1]
+    weights = last / "learner.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    rows = untimed(tmp_path)
+    again = tiny(tmp_path, total_steps=144, resume=True)
+    with pytest.raises(CheckpointError, match="Delete that folder to go on from the checkpoint before it") as error:
+        train(again)
+    assert str(last) in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert untimed(tmp_path) == rows
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    train(again)
+    assert steps(tmp_path) == [48, 96, 144]
+
+
+def refusal(config: TrainConfig) -> str:
+    with pytest.raises((UserError, SceneError)) as error:
+        train(config)
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_a_run_is_not_overwritten(run: Path):
+    assert f"{run} holds a run already; add --resume" in refusal(tiny(run, num_envs=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"gamma": 0.9}, "cannot resume with gamma=0.9: the run was made with 0.99"),
+        ({"seed": 7}, "cannot resume with seed=7: the run was made with 0"),
+        ({"num_agents": 5}, "cannot resume with num_agents=5: the run was made with 6"),
+        ({"lcf_estimator": "released"}, "cannot resume with lcf_estimator=released: the run was made with per_sample"),
+        ({"num_envs": 0}, "cannot resume with num_envs=0: the run was made with 2"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(run: Path, changes: dict[str, Any], sentence: str):
+    assert sentence in refusal(tiny(run, **{"num_envs": 2, "resume": True, "total_steps": 192, **changes}))
+
+
+def test_another_algorithm_does_not_resume_a_run(run: Path):
+    message = refusal(tiny(run, "ippo", num_envs=2, resume=True, total_steps=192))
+    assert "cannot resume with algorithm=ippo: the run was made with copo" in message
+
+
+def test_nothing_to_resume(tmp_path: Path):
+    assert "nothing to resume" in refusal(tiny(tmp_path / "nowhere", resume=True))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_settings_that_cannot_be_read_are_not_resumed(tmp_path: Path):
+    train(tiny(tmp_path, total_steps=48))
+    for text in ("{", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        assert "cannot resume" in refusal(tiny(tmp_path, resume=True))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    assert "choose another --run-dir" in refusal(tiny(tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"scene": "moon"}, "unknown scene 'moon'"),
+        ({"num_agents": 33}, "num_agents=33 does not fit particles"),
+        ({"horizon": 0}, "horizon=0 is too small"),
+        ({"device": "abacus"}, "unknown device 'abacus'; use cpu, cuda or cuda:<k>"),
+        ({"device": "meta"}, "device 'meta' is not supported"),
+        ({"learning_rate": math.nan}, "learning_rate=nan"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(tmp_path: Path, values: dict[str, Any], sentence: str):
+    assert sentence in refusal(tiny(tmp_path / "run", **values))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tmp_path: Path):
+    assert "torch sees none here; use --device cpu" in refusal(tiny(tmp_path / "run", device="cuda"))
+
+
+def during_iteration(number: int, act: Callable[[Trainer], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `act` in the tenth step of an iteration."""
+    train_iteration = Trainer.train_iteration
+
+    def wrapped(trainer: Trainer, after_step: Callable[[], None]) -> dict[str, Any]:
+        count = 0
+
+        def counting() -> None:
+            nonlocal count
+            count += 1
+            if count == 10 and trainer.iteration == number - 1:
+                act(trainer)
+            after_step()
+
+        return train_iteration(trainer, counting)
+
+    monkeypatch.setattr(Trainer, "train_iteration", wrapped)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_that_does_not_depend_on_its_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    with monkeypatch.context() as patch:
+        during_iteration(2, lambda trainer: os.kill(os.getpid(), number), patch)
+        with pytest.raises(Interrupted, match=r"stopped; .*step_000000048 is kept, and .* --resume goes on from it"):
+            train(tiny(tmp_path / "stopped", total_steps=96))
+    train(tiny(tmp_path / "stopped", total_steps=96, resume=True))
+    train(tiny(tmp_path / "done", total_steps=48))
+    train(tiny(tmp_path / "done", total_steps=96, resume=True))
+    assert untimed(tmp_path / "stopped") == untimed(tmp_path / "done")
+
+
+def test_a_signal_in_the_first_iteration_keeps_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        during_iteration(1, lambda trainer: os.kill(os.getpid(), signal.SIGINT), patch)
+        with pytest.raises(Interrupted, match="begin again"):
+            train(tiny(tmp_path, total_steps=48))
+    assert not checkpoints(tmp_path)
+    train(tiny(tmp_path, total_steps=48))  # and it can begin again
+
+
+def test_a_second_signal_stops_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as exit_info, Signals() as signals:
+        assert not signals.raised
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.raised
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert exit_info.value.code == 130
+    assert signal.getsignal(signal.SIGINT) is before is not interrupts.Signals._remember
+
+
+def test_a_dead_worker_ends_the_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def kill(trainer: Trainer) -> None:
+        process = trainer.scenes._workers[1]._process
+        assert process is not None
+        process.kill()
+        process.wait()
+
+    with monkeypatch.context() as patch:
+        during_iteration(2, kill, patch)
+        with pytest.raises(WorkerError, match="killed by SIGKILL"):
+            train(tiny(tmp_path, num_envs=2, total_steps=96, checkpoint_every=10_000))
+    train(tiny(tmp_path, num_envs=2, total_steps=96, checkpoint_every=10_000, resume=True))
+    assert steps(tmp_path) == [48, 96]
+
+
+def test_learning_that_diverges_is_refused(tmp_path: Path):
+    assert "try a smaller --learning-rate" in refusal(tiny(tmp_path, learning_rate=1e30))

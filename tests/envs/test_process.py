@@ -1,0 +1,318 @@
+"""A scene in a worker process is the scene itself; a worker that dies says how; many scenes step as one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from copo_envs.particles import ParticlesSimulator
+from copo_envs.process import (
+    AutoReset,
+    DeferredSimulator,
+    ProcessSimulator,
+    SceneVector,
+    WorkerError,
+    local_simulator,
+    make_simulator,
+)
+from copo_envs.scenes import SceneError, SceneOptions, scene_options
+from copo_envs.step_batch import Simulator, StepBatch
+from copo_envs.testing import check_simulator
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = scene_options("particles", num_agents=5, horizon=30)
+
+
+def actions(rng: np.random.Generator, *lead: int) -> np.ndarray:
+    """Mostly full throttle, so that lives end."""
+    steering, throttle = rng.uniform(-0.3, 0.3, (*lead, 5)), rng.uniform(0, 1, (*lead, 5))
+    return np.stack([steering, throttle], axis=-1).astype(np.float32)
+
+
+def assert_same(one: StepBatch, other: StepBatch) -> None:
+    for field in fields(one):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), field.name)
+
+
+def process_of(simulator: ProcessSimulator) -> subprocess.Popen[bytes]:
+    process = simulator._process
+    assert process is not None
+    return process
+
+
+def alive(pid: int) -> bool:
+    """A zombie that nobody has waited for yet counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Any:
+    simulator = ProcessSimulator(OPTIONS)
+    yield simulator
+    simulator.close()
+
+
+def test_a_worker_computes_what_the_simulator_does(worker: ProcessSimulator):
+    local, rng = ParticlesSimulator(OPTIONS), np.random.default_rng(0)
+    assert (worker.num_slots, worker.obs_size, worker.max_lives) == (local.num_slots, 32, local.max_lives)
+    for seed, count in ((3, None), (4, 2)):
+        assert_same(worker.reset(seed, count), local.reset(seed, count))
+        while not local.batch.episode_over:
+            move = actions(rng)
+            assert_same(worker.step(move), local.step(move))
+        assert_same(worker.begin_episode(seed + 1), local.begin_episode(seed + 1))
+    assert worker.scenery()["lines"][0][1:] == local.scenery()["lines"][0][1:]
+    np.testing.assert_array_equal(worker.wrecks(), local.wrecks())
+
+
+def test_a_worker_keeps_the_contract_of_a_simulator(worker: ProcessSimulator):
+    check_simulator(worker)
+
+
+def test_a_refusal_is_the_simulators_own_and_the_worker_lives_on(worker: ProcessSimulator):
+    worker.reset(1)
+    process = process_of(worker)
+    with pytest.raises(SceneError, match="num_agents=9 at reset"):
+        worker.reset(1, 9)
+    with pytest.raises(SceneError, match=r"actions have shape \(2, 2\)"):
+        worker.step(np.zeros((2, 2)))
+    with pytest.raises(SceneError, match="the action of slot 0 is"):
+        worker.step(np.full((5, 2), np.nan))
+    assert process_of(worker) is process
+    assert_same(worker.reset(1), ParticlesSimulator(OPTIONS).reset(1))
+
+
+def test_before_its_first_reset_a_worker_does_not_start():
+    simulator = ProcessSimulator(OPTIONS)
+    for call in (lambda: simulator.step(np.zeros((5, 2))), simulator.scenery):
+        with pytest.raises(SceneError, match="reset"):
+            call()
+    assert simulator._process is None or process_of(simulator).poll() is None
+    simulator.close()
+    simulator.close()  # twice is fine
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_worker_says_how_it_died_and_can_be_reset(
+    closing: Callable[[ProcessSimulator], ProcessSimulator], number: signal.Signals
+):
+    simulator = closing(ProcessSimulator(OPTIONS))
+    simulator.reset(1)
+    process_of(simulator).send_signal(number)
+    process_of(simulator).wait()
+    with pytest.raises(WorkerError, match=f"particles died \\(killed by {number.name}\\).*reset to begin another"):
+        simulator.step(np.zeros((5, 2)))
+    assert_same(simulator.reset(2), ParticlesSimulator(OPTIONS).reset(2))
+
+
+def test_a_worker_killed_in_the_middle_of_a_step(closing: Callable[[ProcessSimulator], ProcessSimulator]):
+    simulator = closing(ProcessSimulator(OPTIONS))
+    simulator.reset(1)
+    process_of(simulator).send_signal(signal.SIGSTOP)
+    simulator.step_async(np.zeros((5, 2)))  # it will not be read any more
+    process_of(simulator).kill()
+    with pytest.raises(WorkerError, match="killed by SIGKILL"):
+        simulator.receive()
+
+
+def test_signals_to_the_group_are_for_the_parent(worker: ProcessSimulator):
+    worker.reset(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process_of(worker).send_signal(number)
+    worker.step(np.zeros((5, 2)))
+    assert process_of(worker).poll() is None
+
+
+def test_an_error_in_the_worker_arrives_with_its_traceback():
+    broken = SceneOptions("particles", num_agents=2, horizon="soon", max_lives=10)  # pyright: ignore[reportArgumentType]
+    simulator = ProcessSimulator(broken)
+    simulator.reset(0)
+    with pytest.raises(WorkerError, match=r"the worker of particles failed:\n(?s:.*)horizon"):
+        simulator.step(np.zeros((2, 2)))
+    assert simulator._process is None
+
+
+def test_closing_ends_the_worker():
+    simulator = ProcessSimulator(OPTIONS)
+    simulator.reset(1)
+    pid = process_of(simulator).pid
+    simulator.close()
+    assert not alive(pid)
+
+
+def test_a_forgotten_worker_ends():
+    simulator = ProcessSimulator(OPTIONS)
+    simulator.reset(1)
+    pid = process_of(simulator).pid
+    del simulator
+    assert wait_until_gone(pid)
+
+
+def test_a_scene_can_be_pickled_until_it_starts():
+    simulator = ProcessSimulator(OPTIONS)
+    copy = pickle.loads(pickle.dumps(simulator))
+    assert_same(copy.reset(5), ParticlesSimulator(OPTIONS).reset(5))
+    with pytest.raises(TypeError, match="cannot be pickled; make it and pickle it before the first reset"):
+        pickle.dumps(copy)
+    copy.close()
+    deferred = make_simulator(OPTIONS)
+    assert_same(pickle.loads(pickle.dumps(deferred)).reset(5), ParticlesSimulator(OPTIONS).reset(5))
+
+
+def test_where_a_simulator_lives():
+    assert isinstance(local_simulator(OPTIONS), ParticlesSimulator)
+    assert isinstance(make_simulator(OPTIONS, in_process=True), ParticlesSimulator)
+    assert isinstance(make_simulator(OPTIONS, in_process=False), ProcessSimulator)
+    assert isinstance(make_simulator(OPTIONS), DeferredSimulator)
+
+
+def test_a_simulator_that_decides_at_its_first_reset():
+    simulator = make_simulator(OPTIONS)
+    assert not simulator.batch.active.any() and len(simulator.wrecks()) == 0
+    for call in (lambda: simulator.step(np.zeros((5, 2))), simulator.scenery):
+        with pytest.raises(SceneError, match="first"):
+            call()
+    check_simulator(simulator)
+    local = ParticlesSimulator(OPTIONS)
+    assert_same(simulator.reset(1), local.reset(1))
+    assert_same(simulator.step(np.zeros((5, 2))), local.step(np.zeros((5, 2))))
+    assert_same(simulator.begin_episode(2), local.begin_episode(2))
+    simulator.close()
+    simulator.close()
+
+
+def test_the_next_episode_begins_in_the_step_that_ended_the_last():
+    stepper, plain = AutoReset(ParticlesSimulator(OPTIONS)), ParticlesSimulator(OPTIONS)
+    seeds = np.random.default_rng(9)
+    assert_same(stepper.reset(9), plain.reset(int(seeds.integers(2**31))))
+    rng = np.random.default_rng(0)
+    episodes = 0
+    while episodes < 2:
+        move = actions(rng)
+        batch, alone = stepper.step(move), plain.step(move)
+        assert batch.episode_over == alone.episode_over
+        if alone.episode_over:
+            episodes += 1
+            for name in ("acted", "reward", "terminated", "truncated", "outcome", "final_obs", "acted_life"):
+                np.testing.assert_array_equal(getattr(batch, name), getattr(alone, name))
+            assert batch.spawned.all() and batch.episode_step == 0
+            plain.begin_episode(int(seeds.integers(2**31)))
+            np.testing.assert_array_equal(batch.obs, plain.batch.obs)
+        else:
+            assert_same(batch, alone)
+
+
+def test_an_environment_of_a_vector_follows_its_seed_alone():
+    seeds, rng = [4, 8], np.random.default_rng(0)
+    with SceneVector(OPTIONS, 2) as vector, SceneVector(OPTIONS, 0) as first, SceneVector(OPTIONS, 0) as second:
+        assert (vector.num_envs, first.num_envs, vector.num_slots, vector.obs_size) == (2, 1, 5, 32)
+        vector.reset(seeds)
+        alone = [one.reset([seed]) for one, seed in zip((first, second), seeds, strict=True)]
+        batch, over = vector.batch, 0
+        for _ in range(150):
+            move = actions(rng, 2)
+            for env, one in enumerate((first, second)):
+                alone[env] = one.step(move[env : env + 1])
+            assert vector.step(move) is batch
+            for env in range(2):
+                assert_same(batch.row(env), alone[env].row(0))
+            over += int(batch.episode_over.sum())
+        assert over >= 4  # and each of them begins its next episodes by itself
+        assert not np.array_equal(batch.obs[0], batch.obs[1])
+        again = vector.reset(seeds).obs.copy()
+        np.testing.assert_array_equal(again[0], first.reset([4]).obs[0])
+
+
+def test_a_vector_refuses_and_goes_on():
+    with SceneVector(OPTIONS, 2) as vector, SceneVector(OPTIONS, 0) as twin:
+        with pytest.raises(SceneError, match="1 seeds for 2 environments; give one each"):
+            vector.reset([1])
+        vector.reset([1, 2])
+        with pytest.raises(SceneError, match="num_agents=9"):
+            vector.reset([1, 2], 9)
+        vector.reset([1, 2])
+        bad = np.zeros((2, 5, 2))
+        bad[1, 3, 0] = np.nan
+        with pytest.raises(SceneError, match="the action of slot 3"):
+            vector.step(bad)
+        batch = vector.step(np.zeros((2, 5, 2)))
+        assert batch.episode_step.tolist() == [1, 1]  # neither is a step ahead
+        twin.reset([1])
+        assert_same(batch.row(0), twin.step(np.zeros((1, 5, 2))).row(0))
+    with pytest.raises(SceneError, match="num_envs=-1; use 1 or more"):
+        SceneVector(OPTIONS, -1)
+
+
+def test_a_vector_survives_the_death_of_a_worker():
+    with SceneVector(OPTIONS, 2) as vector, SceneVector(OPTIONS, 0) as twin:
+        vector.reset([1, 2])
+        process_of(vector._workers[0]).kill()
+        process_of(vector._workers[0]).wait()
+        with pytest.raises(WorkerError, match="SIGKILL"):
+            vector.step(np.zeros((2, 5, 2)))
+        batch = vector.reset([3, 4])
+        for env, seed in enumerate((3, 4)):
+            assert_same(batch.row(env), twin.reset([seed]).row(0))
+
+
+def test_closing_a_vector_ends_its_workers():
+    vector = SceneVector(OPTIONS, 2)
+    vector.reset([1, 2])
+    pids = [process_of(worker).pid for worker in vector._workers]
+    vector.close()
+    assert not any(alive(pid) for pid in pids)
+
+
+SCRIPT = """\
+from copo_envs.process import SceneVector
+from copo_envs.scenes import scene_options
+import numpy as np, os, signal
+
+print("script")
+scenes = SceneVector(scene_options("particles", num_agents=2), 2)
+scenes.reset([1, 2])
+scenes.step(np.zeros((2, 2, 2)))
+print(*(worker._process.pid for worker in scenes._workers), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_script_needs_no_main_guard_and_its_workers_end_when_it_is_killed(tmp_path: Path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    result = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    first, pids = result.stdout.splitlines()  # once: no worker has run the script again
+    assert first == "script" and result.returncode == -signal.SIGKILL and not result.stderr
+    assert len(pids.split()) == 2 and all(wait_until_gone(int(pid)) for pid in pids.split())
+
+
+def test_simulators_share_one_protocol():
+    made: list[Simulator] = [ParticlesSimulator(OPTIONS), ProcessSimulator(OPTIONS), make_simulator(OPTIONS)]
+    assert all(simulator.num_slots == 5 for simulator in made)
