@@ -155,24 +155,28 @@ def env_steps(run: Path) -> list[int]:
         return [int(row["env_steps"]) for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_middle_of_a_training_loses_nothing(tmp_path: Path, number: signal.Signals):
-    run = tmp_path / "run"
-    settings = f"{SETTINGS} --run-dir {run}"
-    process = start(f"{settings} --total-steps 100000000", tmp_path)
+def test_a_signal_in_the_middle_of_a_training_loses_nothing(tmp_path: Path):
+    """Ctrl-C in one training and SIGTERM in another, side by side."""
+    runs = {signal.SIGINT: tmp_path / "ctrl-c", signal.SIGTERM: tmp_path / "term"}
+    processes = {
+        number: start(f"{SETTINGS} --run-dir {run} --total-steps 100000000", tmp_path) for number, run in runs.items()
+    }
     try:
-        deadline = time.monotonic() + 120
-        while len(env_steps(run)) < 2 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.killpg(process.pid, number)  # to the workers too, as a terminal or a batch system does
-        _, err = process.communicate(timeout=60)
+        for number, process in processes.items():
+            deadline = time.monotonic() + 120
+            while len(env_steps(runs[number])) < 2 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            os.killpg(process.pid, number)  # to the workers too, as a terminal or a batch system does
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 130, err
+            kept = checkpoints(runs[number])[-1]
+            assert err == f"copo train: stopped; {kept} is kept, and the same command with --resume goes on from it\n"
     finally:
-        process.kill()
-    assert process.returncode == 130, err
-    (kept,) = checkpoints(run)
-    assert err == f"copo train: stopped; {kept} is kept, and the same command with --resume goes on from it\n"
+        for process in processes.values():
+            process.kill()
 
-    done = env_steps(run)
-    assert kept.name == f"step_{done[-1]:09d}"
-    assert main(f"{settings} --total-steps {done[-1] + 64} --resume".split()) == 0
-    assert env_steps(run) == [*done, done[-1] + 64] == [64 * n for n in range(1, len(done) + 2)]
+    for run in runs.values():
+        done = env_steps(run)
+        assert checkpoints(run)[-1].name == f"step_{done[-1]:09d}"
+        assert main(f"{SETTINGS} --run-dir {run} --total-steps {done[-1] + 64} --resume".split()) == 0
+        assert env_steps(run) == [64 * n for n in range(1, len(done) + 2)]
