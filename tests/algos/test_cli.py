@@ -162,11 +162,13 @@ def test_a_signal_in_the_middle_of_a_training_loses_nothing(tmp_path: Path):
         number: start(f"{SETTINGS} --run-dir {run} --total-steps 100000000", tmp_path) for number, run in runs.items()
     }
     try:
-        for number, process in processes.items():
-            deadline = time.monotonic() + 120
-            while len(env_steps(runs[number])) < 2 and process.poll() is None and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        for run in runs.values():
+            while len(env_steps(run)) < 2 and time.monotonic() < deadline:
                 time.sleep(0.02)
+        for number, process in processes.items():
             os.killpg(process.pid, number)  # to the workers too, as a terminal or a batch system does
+        for number, process in processes.items():
             _, err = process.communicate(timeout=60)
             assert process.returncode == 130, err
             kept = checkpoints(runs[number])[-1]
