@@ -81,8 +81,6 @@ class TrainingProgress:
         last = self._steps >= self._config.total_steps
         if not self._console.is_terminal and (now - self._last_line >= PLAIN_EVERY or last):
             self._last_line = now
-            left = (self._config.total_steps - self._steps) / max(speed, 1e-9)
-            self._console.print(
-                f"{self._steps}/{self._config.total_steps} env steps | {rates} | {left / 60:.0f} min left",
-                highlight=False,
-            )
+            left = max(0, self._config.total_steps - self._steps) / max(speed, 1e-9)
+            line = f"{self._steps}/{self._config.total_steps} env steps | {rates} | {left / 60:.0f} min left"
+            self._console.print(line, highlight=False, soft_wrap=True)
