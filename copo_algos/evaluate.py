@@ -39,7 +39,6 @@ from copo_envs.step_batch import StepBatch
 
 NOISE_STREAM = 1
 """With the episode's seed it seeds the policy's draws; the seed alone seeds the simulator's."""
-FIRST_HELDOUT_MAP = 1_000_000
 LIVES, EPISODES, SUMMARY = "lives.csv", "episodes.csv", "summary.json"
 
 
@@ -301,7 +300,8 @@ def _evaluate_one(
                 num_agents=info.num_agents if config.num_agents is None else config.num_agents,
                 horizon=config.horizon,
                 geometry=info.geometry,
-                start_seed=info.start_seed if config.maps == "train" else FIRST_HELDOUT_MAP + k,
+                start_seed=info.start_seed,
+                maps=config.maps,
             ),
         )
         for k in range(config.episodes)

@@ -36,7 +36,8 @@ class LivesEnv(SceneEnv):
     """A scene in which every life is an agent of its own.
 
     Infos have the same keys at every step: `outcome` (code of `Outcome`, 0 while running), `own_reward`,
-    `velocity_m_s`, `route_completion` in [0, 1], `cost`, `energy`, `life_steps` and the `seed` of the episode.
+    `velocity_m_s`, `route_completion` in [0, 1], `cost`, `energy`, `life_steps`, the `seed` of the episode and its
+    `map_seed`, see `copo_envs.scenes.map_seed`.
     Those of newborns are zeros.
 
     Errors: see `SceneEnv`.
@@ -57,10 +58,11 @@ class LivesEnv(SceneEnv):
         Args:
             seed: determines the episode. None: the next of the sequence that the last given seed began; of one from
                 the operating system if none was given.
-            options: {"num_agents": vehicles on the road in this episode, at most as many as the scene was made for}.
+            options: {"num_agents": vehicles on the road in this episode, at most as many as the scene was made for,
+                "maps": "train" or "heldout", which maps of `pg_map` the episode takes place on}, both optional.
 
         Raises:
-            SceneError: a seed or number of agents that is none.
+            SceneError: a seed or number of agents that is none, or maps that there are not.
         """
         batch = self._begin_episode(seed, options)
         self._seen.clear()

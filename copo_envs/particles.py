@@ -3,7 +3,7 @@
 Everything is a few numpy lines: a disc has a position, a heading and a speed; steering turns it, the throttle changes
 its speed. It begins at one side of the square and has a goal at another. It ends when it reaches the goal, touches
 another disc (or a wreck), leaves the square, or runs out of time, and a new one takes its place. The options
-`geometry` and `start_seed` mean nothing here.
+that choose roads, maps and toll counters mean nothing here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from copo_envs.outcomes import Outcome
-from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene
+from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene, map_seed
 from copo_envs.step_batch import StepBatch
 
 STEP_S = 0.1
@@ -79,11 +79,12 @@ class ParticlesSimulator:
         self._route = np.ones(n)  # distance to the goal at the beginning of the life
         self._age = np.zeros(n, np.int64)
 
-    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
+    def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
         self.batch.clear_transition()
-        return self.begin_episode(seed, num_agents)
+        return self.begin_episode(seed, num_agents, maps)
 
-    def begin_episode(self, seed: int, num_agents: int | None = None) -> StepBatch:
+    def begin_episode(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+        map_seed(self.options, seed, maps)  # refuses maps that there are not
         count = self.num_slots if num_agents is None else num_agents
         if not 1 <= count <= self.num_slots:
             raise SceneError(f"num_agents={count} at reset; this environment was made for 1 to {self.num_slots}")

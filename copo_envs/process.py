@@ -67,18 +67,20 @@ class AutoReset:
         self.batch = simulator.batch
         self._rng = np.random.default_rng()
         self._num_agents: int | None = None
+        self._maps: str | None = None
 
-    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
+    def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
         """Begin the first episode of the sequence that `seed` determines."""
         self._rng = np.random.default_rng(seed)
         self._num_agents = num_agents
-        return self.simulator.reset(self._next_seed(), num_agents)
+        self._maps = maps
+        return self.simulator.reset(self._next_seed(), num_agents, maps)
 
     def step(self, actions: np.ndarray) -> StepBatch:
         """One env step."""
         self.simulator.step(actions)
         if self.batch.episode_over:
-            self.simulator.begin_episode(self._next_seed(), self._num_agents)
+            self.simulator.begin_episode(self._next_seed(), self._num_agents, self._maps)
             self.batch.episode_over[...] = True
         return self.batch
 
@@ -106,13 +108,13 @@ class ProcessSimulator:
         self._pipe: Connection | None = None
         self._waiting = False  # a command was sent whose reply has not been received
 
-    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
-        self.send("reset", seed, num_agents)
+    def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+        self.send("reset", seed, num_agents, maps)
         self.receive()
         return self.batch
 
-    def begin_episode(self, seed: int, num_agents: int | None = None) -> StepBatch:
-        self.send("begin_episode", seed, num_agents)
+    def begin_episode(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+        self.send("begin_episode", seed, num_agents, maps)
         self.receive()
         return self.batch
 
@@ -241,11 +243,11 @@ class DeferredSimulator:
         """The batch of the simulator; empty before the first reset."""
         return self._empty if self._simulator is None else self._simulator.batch
 
-    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
-        return self._started().reset(seed, num_agents)
+    def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+        return self._started().reset(seed, num_agents, maps)
 
-    def begin_episode(self, seed: int, num_agents: int | None = None) -> StepBatch:
-        return self._started().begin_episode(seed, num_agents)
+    def begin_episode(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+        return self._started().begin_episode(seed, num_agents, maps)
 
     def step(self, actions: np.ndarray) -> StepBatch:
         if self._simulator is None:

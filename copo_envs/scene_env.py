@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from pettingzoo.utils.env import ParallelEnv
 
-from copo_envs.scenes import SceneError, get_scene, scene_options
+from copo_envs.scenes import SceneError, get_scene, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 RENDER_MODES = ("rgb_array",)
@@ -68,7 +68,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         self._action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self._simulator = make_simulator(self.options, in_process)
         self._batch: StepBatch | None = None
-        self._episode_seed = 0
+        self._episode_seed = self._map_seed = 0
         self._seeds: np.random.Generator | None = None
         self._renderer: Any = None
         self.agents = []
@@ -118,11 +118,11 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
     def _begin_episode(self, seed: int | None, options: dict[str, Any] | None) -> StepBatch:
         """The first batch of an episode; sets `_episode_seed`."""
         wanted = dict(options or {})
-        num_agents = wanted.pop("num_agents", None)
+        num_agents, maps = wanted.pop("num_agents", None), wanted.pop("maps", None)
         if wanted:
             # A warning and no refusal, because PettingZoo's own test passes an unknown one.
             warnings.warn(
-                f"unknown reset option {', '.join(map(repr, wanted))} is ignored; the only one is 'num_agents'",
+                f"unknown reset option {', '.join(map(repr, wanted))} is ignored; there are 'num_agents' and 'maps'",
                 stacklevel=3,
             )
         for name, value in (("num_agents", num_agents), ("seed", seed)):
@@ -136,8 +136,11 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
             if self._seeds is None:
                 self._seeds = np.random.default_rng()
             episode_seed = int(self._seeds.integers(2**31))
-        self._batch = self._simulator.reset(episode_seed, None if num_agents is None else int(num_agents))
+        map_number = map_seed(self.options, episode_seed, maps)
+        self._batch = self._simulator.reset(episode_seed, None if num_agents is None else int(num_agents), maps)
         self._episode_seed = episode_seed
+        if map_number != self._map_seed:
+            self._map_seed, self._renderer = map_number, None  # it has drawn another road
         if self._renderer is not None:
             self._renderer.note(self._batch)
         return self._batch
@@ -182,7 +185,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         """For every slot what its vehicle did in this step: zeros where nobody acted."""
         columns = (getattr(batch, field).tolist() for field in _INFO_FIELDS.values())
         return [
-            {**dict(zip(_INFO_FIELDS, row, strict=True)), "seed": self._episode_seed}
+            {**dict(zip(_INFO_FIELDS, row, strict=True)), "seed": self._episode_seed, "map_seed": self._map_seed}
             for row in zip(*columns, strict=True)
         ]
 
@@ -196,4 +199,5 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
             "energy": 0.0,
             "life_steps": 0,
             "seed": self._episode_seed,
+            "map_seed": self._map_seed,
         }

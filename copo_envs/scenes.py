@@ -41,7 +41,24 @@ SCENES: dict[str, Scene] = {
     )
 }
 
-GEOMETRIES = ("published", "metadrive")
+CHOICES = {
+    "geometry": ("published", "metadrive"),
+    "toll_counter": ("shared", "per_vehicle"),
+    "maps": ("train", "heldout"),
+}
+"""Options that are one of several words."""
+
+
+LEAST = {
+    "horizon": 1,
+    "delay_done": 1,
+    "start_seed": 0,
+    "num_scenarios": 1,
+    "heldout_start_seed": 0,
+    "num_heldout": 1,
+    "max_lives": 0,
+}
+"""Options that are whole numbers, and the smallest that each can be."""
 
 
 class SceneError(ValueError):
@@ -68,11 +85,23 @@ class SceneOptions:
     delay_done: int = 25
     """Steps that a wreck stays in the way. Vehicles that arrive vanish at once."""
     start_seed: int = 5000
-    """Which random map `pg_map` drives on; the other scenes have one map each."""
+    """The first of the random maps that `pg_map` drives on; the other scenes have one map each."""
+    num_scenarios: int = 1
+    """How many maps `pg_map` drives on, by the seed of the episode: those from `start_seed` on."""
+    heldout_start_seed: int = 1_000_000
+    """The first of the maps that are kept apart from those above, to test on."""
+    num_heldout: int = 1000
+    """How many of those there are."""
+    maps: str = "train"
+    """"train": `pg_map` drives on the maps from `start_seed` on; "heldout": on those from `heldout_start_seed` on."""
     geometry: str = "published"
     """"published": roads as in MetaDrive 0.2.5, on which the published numbers were made. "metadrive": as in 0.4.3."""
+    toll_counter: str = "shared"
+    """"shared": as published, all vehicles that respawn in `tollgate` count their steps on the toll road together.
+    "per_vehicle": each counts its own."""
     max_lives: int = 0
-    """Bound on the lives of one episode; nobody respawns after it is reached. 0: a bound that is never reached."""
+    """Bound on the lives of one episode, those of its beginning included. When as many have begun nobody respawns any
+    more, and the episode ends when nobody is alive. 0: a bound that is never reached."""
 
     def as_dict(self) -> dict[str, Any]:
         """Name -> value, for JSON."""
@@ -109,7 +138,7 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
             )
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     given.setdefault("num_agents", spec.num_agents)
-    for name in ("num_agents", "horizon", "delay_done", "start_seed", "max_lives"):
+    for name in ("num_agents", *LEAST):
         if name in given:
             given[name] = _whole(name, given[name])
     if not 1 <= given["num_agents"] <= spec.capacity:
@@ -117,11 +146,12 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
             f"num_agents={given['num_agents']} does not fit {scene}: {spec.capacity} spawn places; "
             f"use 1 to {spec.capacity}"
         )
-    for name, least in (("horizon", 1), ("delay_done", 1), ("start_seed", 0), ("max_lives", 0)):
+    for name, least in LEAST.items():
         if given.get(name, least) < least:
             raise SceneError(f"{name}={given[name]} is too small; use {least} or more")
-    if given.get("geometry", "published") not in GEOMETRIES:
-        raise SceneError(f"unknown geometry {given['geometry']!r}; choose one of {', '.join(GEOMETRIES)}")
+    for name, words in CHOICES.items():
+        if given.get(name, words[0]) not in words:
+            raise SceneError(f"unknown {name} {given[name]!r}; choose one of {', '.join(words)}")
     for name in ("drain", "respawn"):
         if not isinstance(given.get(name, True), (bool, np.bool_)):
             raise SceneError(f"{name}={given[name]!r} is not a truth value; use True or False")
@@ -135,7 +165,50 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
         raise SceneError(
             f"max_lives={given['max_lives']} is fewer than num_agents={given['num_agents']}; use at least that many"
         )
-    return SceneOptions(scene=scene, **given)
+    options_made = SceneOptions(scene=scene, **given)
+    _check_maps(options_made)
+    return options_made
+
+
+def map_seed(options: SceneOptions, seed: int, maps: str | None = None) -> int:
+    """Seed of the map on which the episode that begins with `reset(seed)` takes place.
+
+    Consecutive episode seeds drive on consecutive maps, and begin anew after the last one. Scenes with one map of their
+    own ignore the number.
+
+    Args:
+        options: of the scene.
+        seed: of the episode.
+        maps: "train" or "heldout"; None: as in the options.
+
+    Raises:
+        SceneError: neither of the two, or held-out maps of a scene that has one map.
+    """
+    wanted = options.maps if maps is None else maps
+    if wanted not in CHOICES["maps"]:
+        raise SceneError(f"unknown maps {wanted!r} at reset; choose one of {', '.join(CHOICES['maps'])}")
+    if wanted == "train":
+        return options.start_seed + seed % options.num_scenarios
+    if options.scene != "pg_map":
+        raise SceneError(f"maps={wanted!r}, but {options.scene} has one map; only pg_map has held-out ones")
+    return options.heldout_start_seed + seed % options.num_heldout
+
+
+def _check_maps(options: SceneOptions) -> None:
+    if options.scene != "pg_map":
+        if options.num_scenarios != 1:
+            raise SceneError(
+                f"num_scenarios={options.num_scenarios}, but {options.scene} has one map; only pg_map has more"
+            )
+        map_seed(options, 0)  # refuses held-out maps
+        return
+    train, heldout = options.start_seed, options.heldout_start_seed
+    if train < heldout + options.num_heldout and heldout < train + options.num_scenarios:
+        raise SceneError(
+            f"the maps of start_seed={train}, num_scenarios={options.num_scenarios} and those of "
+            f"heldout_start_seed={heldout}, num_heldout={options.num_heldout} overlap; "
+            "choose ranges that have no map in common"
+        )
 
 
 def _whole(name: str, value: Any) -> int:

@@ -19,10 +19,11 @@ from metadrive.constants import PGLineColor, PGLineType
 from metadrive.engine.engine_utils import engine_initialized
 from metadrive.envs.marl_envs.marl_parking_lot import MultiAgentParkingLotEnv, ParkingLotSpawnManager
 from metadrive.envs.marl_envs.multi_agent_metadrive import MultiAgentMetaDrive
+from metadrive.manager.pg_map_manager import PGMapManager
 
 from copo_envs import metadrive_fixes
 from copo_envs.outcomes import outcome_of
-from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene
+from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene, map_seed
 from copo_envs.step_batch import StepBatch
 
 
@@ -41,6 +42,7 @@ class _Scene(MultiAgentMetaDrive):
 
     episode_rng: np.random.Generator
     max_lives: int
+    toll_counter: str = "shared"
     after_step: dict[str, tuple[float, float, float, float]]
     """Agent -> x, y, heading, route completion after the step, before vehicles that ended are taken away."""
 
@@ -59,6 +61,9 @@ class _Scene(MultiAgentMetaDrive):
         if self.agent_manager.next_agent_count >= self.max_lives:
             self.agent_manager.set_allow_respawn(False)
             return None, None, None
+        if self.toll_counter == "per_vehicle":
+            # MetaDrive gives agent0's observation object, which holds the toll counter, to every vehicle that respawns.
+            self.agent_manager._init_observations["agent0"] = self.get_single_observation()
         return self._respawn(randomize_position)
 
     def _respawn(self, randomize_position: bool) -> Any:
@@ -74,6 +79,22 @@ class _Scene(MultiAgentMetaDrive):
             for name, vehicle in self.agents.items()
         }
         return super()._after_vehicle_done(obs, reward, terminated, truncated, info)
+
+
+class _LastMapManager(PGMapManager):
+    """Keeps the map of the last episode, and no other: maps that are not used again would pile up."""
+
+    def before_reset(self) -> None:
+        super().before_reset()
+        stored: Any = self.maps
+        if self.engine.global_seed not in stored:
+            self.clear_stored_maps()
+
+
+class _PgMapScene(_Scene):
+    def setup_engine(self) -> None:
+        super().setup_engine()
+        self.engine.update_manager("map_manager", _LastMapManager())
 
 
 class _ParkingSpawnManager(ParkingLotSpawnManager):
@@ -116,7 +137,9 @@ def _scene_class(name: str) -> type[_Scene]:
     base = getattr(marl_envs, name)
     if base is MultiAgentParkingLotEnv:
         return _ParkingScene
-    return type(f"_{name}", (_Scene, base), {}) if base is not MultiAgentMetaDrive else _Scene
+    if base is MultiAgentMetaDrive:
+        return _PgMapScene
+    return type(f"_{name}", (_Scene, base), {})
 
 
 class MetaDriveSimulator:
@@ -139,11 +162,12 @@ class MetaDriveSimulator:
         self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
 
-    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
+    def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
         self.batch.clear_transition()
-        return self.begin_episode(seed, num_agents)
+        return self.begin_episode(seed, num_agents, maps)
 
-    def begin_episode(self, seed: int, num_agents: int | None = None) -> StepBatch:
+    def begin_episode(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+        map_number = map_seed(self.options, seed, maps)
         count = self.num_slots if num_agents is None else num_agents
         if not 1 <= count <= self.num_slots:
             raise SceneError(f"num_agents={count} at reset; this environment was made for 1 to {self.num_slots}")
@@ -158,7 +182,9 @@ class MetaDriveSimulator:
         env.agent_manager._init_observations = {
             agent: self._vehicle_observations[agent] for agent in (f"agent{number}" for number in range(count))
         }
-        obs, _ = env.reset(seed=self.options.start_seed)
+        # To MetaDrive this map is the only one there is, so that it accepts any.
+        env.config["start_seed"] = env.start_index = map_number
+        obs, _ = env.reset(seed=map_number)
         if not self.options.respawn:
             env.agent_manager.set_allow_respawn(False)
 
@@ -275,12 +301,14 @@ class MetaDriveSimulator:
                 "force_seed_spawn_manager": True,
                 "truncate_as_terminate": False,
                 # The scenes with one map of their own build it anew at every reset whatever this says, and with the
-                # default they would also keep all the old ones. pg_map really takes its map from the store.
+                # default they would also keep all the old ones. pg_map really takes its map from the store, which
+                # holds one.
                 "store_map": options.scene == "pg_map",
                 "log_level": logging.ERROR,
             }
         )
         env.max_lives = self.max_lives
+        env.toll_counter = options.toll_counter
         self._vehicle_observations = dict(env.agent_manager._init_observations)
         return env
 
@@ -314,7 +342,9 @@ class MetaDriveSimulator:
         self._admit_newborns(obs)
         while not self._slot_of:
             # Nobody is alive. While somebody may still respawn (wrecks hold the places), let the time pass.
-            if not env.agent_manager._allow_respawn or env.episode_step >= self.options.horizon:
+            manager = env.agent_manager
+            used_up = not manager._allow_respawn or manager.next_agent_count >= self.max_lives
+            if used_up or env.episode_step >= self.options.horizon:
                 self._over = True
                 batch.episode_over[...] = True
                 return

@@ -173,11 +173,12 @@ class Simulator(Protocol):
         """What the last call left."""
         ...
 
-    def reset(self, seed: int, num_agents: int | None = None) -> StepBatch:
-        """Begin the episode that `seed` determines with `num_agents` vehicles (default: every slot)."""
+    def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+        """Begin the episode that `seed` determines with `num_agents` vehicles (default: every slot), on one of the
+        `maps` "train" or "heldout" (default: as in the options)."""
         ...
 
-    def begin_episode(self, seed: int, num_agents: int | None = None) -> StepBatch:
+    def begin_episode(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
         """As `reset`, but leave the transition half of the batch alone (for automatic resets)."""
         ...
 

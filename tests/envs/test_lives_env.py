@@ -30,6 +30,7 @@ INFO_KEYS = {
     "energy",
     "life_steps",
     "seed",
+    "map_seed",
 }
 
 
@@ -271,9 +272,13 @@ def test_other_refusals() -> None:
         env.reset(options={"num_agents": 3})
     with pytest.raises(SceneError, match="num_agents='two' at reset; use a whole number"):
         env.reset(options={"num_agents": "two"})
+    with pytest.raises(SceneError, match="unknown maps 'new' at reset; choose one of train, heldout"):
+        env.reset(options={"maps": "new"})
+    with pytest.raises(SceneError, match="maps='heldout', but particles has one map; only pg_map has held-out ones"):
+        env.reset(options={"maps": "heldout"})
     with pytest.raises(SceneError, match="seed=-1 at reset; use a whole number of 0 or more, or None"):
         env.reset(seed=-1)
-    with pytest.warns(UserWarning, match="unknown reset option 'agents' is ignored; the only one is 'num_agents'"):
+    with pytest.warns(UserWarning, match="unknown reset option 'agents' is ignored; there are 'num_agents' and 'maps'"):
         env.reset(options={"agents": 1})
     with pytest.raises(SceneError, match="no action for 'agent_1'; step\\(\\) takes one for every agent"):
         env.step({"agent_0": np.zeros(2)})

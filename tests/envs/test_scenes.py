@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import copo_envs
-from copo_envs.scenes import SCENES, SceneError, SceneOptions, get_scene, scene_options
+from copo_envs.scenes import SCENES, SceneError, SceneOptions, get_scene, map_seed, scene_options
 
 METADRIVE_SCENES = [name for name, scene in SCENES.items() if scene.metadrive_class]
 
@@ -56,6 +56,16 @@ def test_numpy_numbers_are_numbers() -> None:
         ({"delay_done": 0}, "delay_done=0 is too small; use 1 or more"),
         ({"start_seed": -1}, "start_seed=-1 is too small; use 0 or more"),
         ({"geometry": "flat"}, "unknown geometry 'flat'; choose one of published, metadrive"),
+        ({"toll_counter": "none"}, "unknown toll_counter 'none'; choose one of shared, per_vehicle"),
+        ({"maps": "test"}, "unknown maps 'test'; choose one of train, heldout"),
+        ({"maps": "heldout"}, "maps='heldout', but bottleneck has one map; only pg_map has held-out ones"),
+        ({"num_scenarios": 2}, "num_scenarios=2, but bottleneck has one map; only pg_map has more"),
+        ({"num_scenarios": 0}, "num_scenarios=0 is too small; use 1 or more"),
+        ({"num_heldout": 0}, "num_heldout=0 is too small; use 1 or more"),
+        ({"heldout_start_seed": -3}, "heldout_start_seed=-3 is too small; use 0 or more"),
+        ({"heldout_start_seed": "far"}, "heldout_start_seed='far' is not a whole number"),
+        ({"respawn": "capped"}, "respawn='capped' is not a truth value; use True or False"),
+        ({"max_lives": -1}, "max_lives=-1 is too small; use 0 or more"),
         ({"drain": 1}, "drain=1 is not a truth value; use True or False"),
         ({"max_lives": 5}, "max_lives=5 is fewer than num_agents=20; use at least that many"),
         ({"num_cars": 5}, "unknown option 'num_cars' for bottleneck; options are delay_done, drain,"),
@@ -70,6 +80,39 @@ def test_refusals(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SceneError) as refusal:
         scene_options("bottleneck", **options)
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "heldout", "num_heldout", "fine"),
+    [(10, 5, 15, 5, True), (10, 6, 15, 5, False), (20, 5, 15, 5, True), (19, 1, 15, 5, False), (0, 50, 10, 1, False)],
+)
+def test_maps_to_train_and_to_test_on_are_kept_apart(
+    start: int, count: int, heldout: int, num_heldout: int, fine: bool
+) -> None:
+    ranges = {"start_seed": start, "num_scenarios": count, "heldout_start_seed": heldout, "num_heldout": num_heldout}
+    if fine:
+        options = scene_options("pg_map", **ranges)
+        train, test = ({map_seed(options, seed, maps) for seed in range(100)} for maps in ("train", "heldout"))
+        assert train == set(range(start, start + count)) and test == set(range(heldout, heldout + num_heldout))
+        return
+    with pytest.raises(SceneError) as refusal:
+        scene_options("pg_map", **ranges)
+    assert str(refusal.value) == (
+        f"the maps of start_seed={start}, num_scenarios={count} and those of heldout_start_seed={heldout}, "
+        f"num_heldout={num_heldout} overlap; choose ranges that have no map in common"
+    )
+
+
+def test_the_map_of_an_episode() -> None:
+    published = scene_options("pg_map")
+    assert {map_seed(published, seed) for seed in (0, 1, 2**31 - 1)} == {5000}
+    assert [map_seed(published, 1_000_000 + k, "heldout") for k in range(3)] == [1_000_000, 1_000_001, 1_000_002]
+    several = scene_options("pg_map", num_scenarios=3, maps="heldout", num_heldout=2)
+    assert [map_seed(several, seed) for seed in range(4)] == [1_000_000, 1_000_001, 1_000_000, 1_000_001]
+    assert [map_seed(several, seed, "train") for seed in range(4)] == [5000, 5001, 5002, 5000]
+    assert map_seed(scene_options("roundabout"), 7) == 5000
+    with pytest.raises(SceneError, match="unknown maps 3 at reset; choose one of train, heldout"):
+        map_seed(published, 0, 3)  # pyright: ignore[reportArgumentType]
 
 
 def test_unknown_scene() -> None:

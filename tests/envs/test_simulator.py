@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from copo_envs.lives_env import LivesEnv, parallel_env
 from copo_envs.outcomes import Outcome
 from copo_envs.process import local_simulator
 from copo_envs.scenes import SCENES, SceneError, scene_options
@@ -145,6 +147,120 @@ def test_pg_map_has_many_roads(closing: Closing) -> None:
         lengths.add(sum(len(lane) for lane in simulator.scenery()["lanes"]))
         simulator.close()
     assert len(lengths) > 1
+
+
+def lanes_and_drive(simulator: Simulator, seed: int, maps: str | None = None, steps: int = 30) -> list[np.ndarray]:
+    """The road of an episode, and all that its first steps say."""
+    batch = simulator.reset(seed, maps=maps)
+    rng = np.random.default_rng(seed)
+    found = [np.concatenate(simulator.scenery()["lanes"])]
+    for _ in range(steps):
+        size = len(batch.active)
+        batch = simulator.step(np.stack([rng.normal(0, 0.2, size), rng.uniform(0.2, 1, size)], axis=1))
+        found += [getattr(batch, name).copy() for name in ("obs", "reward", "outcome", "life", "position", "final_obs")]
+    return found
+
+
+def test_pg_map_by_episode_seed_and_its_held_out_maps(closing: Closing) -> None:
+    simulator: Any = closing(simulator_of("pg_map", num_agents=8, num_scenarios=3, num_heldout=2))
+    first = lanes_and_drive(simulator, seed=4)  # on map 5001
+    roads = {5001: first[0].tobytes()}
+    counts = []
+    others = {5000: (3, None), 5002: (5, "train"), 1_000_000: (4, "heldout"), 1_000_001: (5, "heldout")}
+    for number, (seed, maps) in others.items():
+        roads[number] = lanes_and_drive(simulator, seed, maps, steps=3)[0].tobytes()
+        counts.append(len(simulator._env.engine.map_manager.maps))
+    assert len(set(roads.values())) == 5  # five different roads
+    assert counts == [1] * 4  # of which the last one is kept
+    again = lanes_and_drive(simulator, seed=4)
+    simulator.close()
+    alone = closing(simulator_of("pg_map", num_agents=8, start_seed=5001))
+    for episode in (again, lanes_and_drive(alone, seed=4)):
+        for one, other in zip(first, episode, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_environment_says_which_map_it_drives_on(closing: Callable[[LivesEnv], LivesEnv]) -> None:
+    env = closing(parallel_env("pg_map", num_agents=2, num_scenarios=2, num_heldout=1, render_mode="rgb_array"))
+    frames = []
+    for seed, maps in ((0, "train"), (1, "train"), (0, "heldout"), (0, "train")):
+        _, infos = env.reset(seed=seed, options={"maps": maps})
+        frames.append((infos["agent_0"]["map_seed"], env.render()))
+        *_, infos = env.step(dict.fromkeys(env.agents, np.zeros(2)))
+        assert infos["agent_0"]["map_seed"] == frames[-1][0] and infos["agent_0"]["seed"] == seed
+    assert [number for number, _ in frames] == [5000, 5001, 1_000_000, 5000]
+    assert not np.array_equal(frames[0][1], frames[1][1])
+    np.testing.assert_array_equal(frames[0][1], frames[3][1])
+
+
+def test_who_counts_the_steps_at_the_toll(closing: Closing) -> None:
+    def steps_until_told(counter: str) -> dict[int, int]:
+        """Vehicle -> its own steps on the toll road until it was told that it had stayed long enough."""
+        simulator = closing(simulator_of("tollgate", num_agents=6, toll_counter=counter, delay_done=1))
+        batch = simulator.reset(0)
+        stayed: dict[int, list[bool]] = {}
+        for _ in range(170):
+            # The first six leave the road and make place; those that respawn drive to the toll and stop there.
+            actions = np.where((batch.life < 6)[:, None], [1.0, 1.0], [0.0, 0.0])
+            at_toll, told = (batch.obs[:, -2] > 0) & batch.active, batch.obs[:, -1] > 0
+            fast = np.where(np.abs(batch.position[:, 0] - 107) > 45, 16, 8)  # m/s; the toll is at x = 107 m
+            actions[batch.life >= 6, 1] = np.sign(fast - batch.velocity)[batch.life >= 6]
+            actions[at_toll, 1] = -1.0
+            for slot in np.nonzero(at_toll)[0]:
+                stayed.setdefault(int(batch.life[slot]), []).append(bool(told[slot]))
+            batch = simulator.step(actions)
+        simulator.close()
+        return {life: values.index(True) + 1 for life, values in stayed.items() if any(values)}
+
+    shared, own = steps_until_told("shared"), steps_until_told("per_vehicle")
+    assert len(own) >= 3 and min(own) >= 6
+    assert set(own.values()) == {31}  # longer than the 30 steps that the toll asks for
+    assert shared.keys() >= own.keys()
+    assert max(shared.values()) < 31 and min(shared.values()) < 15  # others stood there at the same time
+
+
+def test_one_outcome_by_precedence(closing: Closing) -> None:
+    simulator: Any = closing(simulator_of("bottleneck", num_agents=20))
+    batch = simulator.reset(3)
+    flags = ("arrive_dest", "crash_vehicle", "crash_object", "crash_building", "crash_sidewalk", "out_of_road")
+    combinations = itertools.cycle([held for held in itertools.product([True, False], repeat=6) if any(held)])
+    claimed: dict[int, dict[str, bool]] = {}
+    step = simulator._env.step
+
+    def step_and_claim(actions: dict[str, np.ndarray]) -> Any:
+        # Several at once are rare on the road: claim every combination of reasons in turn, as MetaDrive's infos do.
+        obs, rewards, terminated, truncated, infos = step(actions)
+        for agent in actions:
+            if terminated[agent]:
+                held: dict[str, bool] = dict(zip(flags, next(combinations), strict=True))
+                infos[agent].update(held, crash=any(held[name] for name in flags if name.startswith("crash")))
+                claimed[int(agent.removeprefix("agent"))] = held
+        return obs, rewards, terminated, truncated, infos
+
+    simulator._env.step = step_and_claim
+    rng = np.random.default_rng(0)
+    outcomes = []
+    while len(outcomes) < 63:
+        batch = simulator.step(np.stack([rng.normal(0, 0.5, 20), rng.uniform(0.5, 1, 20)], axis=1))
+        for slot in np.nonzero(batch.terminated)[0]:
+            held = claimed[int(batch.acted_life[slot])]
+            touched = held["crash_vehicle"] or held["crash_object"] or held["crash_building"]
+            wanted = Outcome.SUCCESS if held["arrive_dest"] else Outcome.CRASH if touched else Outcome.OUT_OF_ROAD
+            assert batch.outcome[slot] == wanted
+            outcomes.append(wanted)
+    assert len(set(outcomes)) == 3
+
+
+def test_the_episode_ends_with_its_last_life(closing: Closing) -> None:
+    # MetaDrive itself would wait for the wreck to go before it finds that nobody may come.
+    simulator = closing(simulator_of("roundabout", num_agents=2, max_lives=3, delay_done=60))
+    batch = simulator.reset(0)
+    lives = {0, 1}
+    while not batch.episode_over:
+        batch = simulator.step(forwards(batch))
+        lives |= set(batch.life[batch.active].tolist())
+    assert lives == {0, 1, 2}
+    assert batch.terminated.any() and len(simulator.wrecks()) >= 1  # the last one still stands there
 
 
 def test_one_engine_per_process_and_no_pickle_of_it(closing: Closing) -> None:
