@@ -106,10 +106,15 @@ def _make_geometry_switchable() -> None:
     toll.WIDTH = property(lambda self: 1.852 if _published else toll_width.fget(self))
 
 
-def _published_lane(block: Any, lane: Any, lane_index: Any) -> None:
+def lane_surface(lane: Any) -> list[list[tuple[float, float]]]:
+    """Corners, metres, of the convex pieces of a lane's surface, on which vehicles are localised."""
+    if _published:
+        return _published_surface(lane)
+    return [[tuple(point[:2]) for point in lane.polygon]] if lane.need_lane_localization else []
+
+
+def _published_surface(lane: Any) -> list[list[tuple[float, float]]]:
     """Lane surface of 0.2.5: boxes 1.2 m wider than the lane, along its arc (now: a convex hull of its polygon)."""
-    if lane_index is not None:
-        lane.index = lane_index
     length, width = lane.length, lane.width_at(0) + 1.2
     pieces = 0 if isinstance(lane, StraightLane) else int(length / 4)
     if pieces == 0:
@@ -120,7 +125,21 @@ def _published_lane(block: Any, lane: Any, lane_index: Any) -> None:
             middle = lane.position(length * (i + 0.5) / pieces, 0)
             along = lane.position(length * (i + 1) / pieces, 0) - middle
             segments.append((middle, math.atan2(along[1], along[0]), length * 1.3 / pieces + 0.1))
+    surface = []
     for middle, heading, piece_length in segments:
+        cos, sin = math.cos(heading), math.sin(heading)
+        corners = []
+        for along, across in ((1, 1), (1, -1), (-1, -1), (-1, 1)):
+            a, b = along * piece_length / 2, across * width / 2
+            corners.append((middle[0] + a * cos - b * sin, middle[1] + a * sin + b * cos))
+        surface.append(corners)
+    return surface
+
+
+def _published_lane(block: Any, lane: Any, lane_index: Any) -> None:
+    if lane_index is not None:
+        lane.index = lane_index
+    for corners in _published_surface(lane):
         node = BaseRigidBodyNode(lane_index, lane.metadrive_type)
         path = NodePath(node)
         block._node_path_list += [path, node]
@@ -128,11 +147,9 @@ def _published_lane(block: Any, lane: Any, lane_index: Any) -> None:
         node.setKinematic(False)
         node.setStatic(True)
         shape = BulletConvexHullShape()
-        cos, sin = math.cos(heading), math.sin(heading)
-        for along, across in ((1, 1), (1, -1), (-1, -1), (-1, 1)):
-            a, b = along * piece_length / 2, across * width / 2
+        for x, y in corners:
             for z in (0.0, -0.2):
-                shape.addPoint(LPoint3f(middle[0] + a * cos - b * sin, middle[1] + a * sin + b * cos, z))
+                shape.addPoint(LPoint3f(x, y, z))
         node.addShape(shape)
         block.static_nodes.append(node)
         path.reparentTo(block.lane_node_path)

@@ -43,7 +43,9 @@ SCENES: dict[str, Scene] = {
 
 CHOICES = {
     "geometry": ("published", "metadrive"),
+    "step_backend": ("fast", "stock"),
     "toll_counter": ("shared", "per_vehicle"),
+    "step_backend": ("fast", "stock"),
     "maps": ("train", "heldout"),
 }
 """Options that are one of several words."""
@@ -102,6 +104,10 @@ class SceneOptions:
     max_lives: int = 0
     """Bound on the lives of one episode, those of its beginning included. When as many have begun nobody respawns any
     more, and the episode ends when nobody is alive. 0: a bound that is never reached."""
+
+    step_backend: str = "fast"
+    """"fast": MetaDrive's step for all vehicles at once, the same numbers in a fraction of the time. "stock":
+    MetaDrive's own code."""
 
     def as_dict(self) -> dict[str, Any]:
         """Name -> value, for JSON."""

@@ -26,6 +26,8 @@ from copo_envs.outcomes import outcome_of
 from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene, map_seed
 from copo_envs.step_batch import StepBatch
 
+_log = logging.getLogger("copo_envs")
+
 
 class _Observations:
     """`env.observations[agent]` without building a dictionary over every vehicle that ever lived for each look-up."""
@@ -158,6 +160,8 @@ class MetaDriveSimulator:
         self.batch = StepBatch.zeros(self.num_slots, self.obs_size)
         self._class_name = spec.metadrive_class
         self._env: Any = None
+        self._fast: Any = None  # the batched step, once it has been made
+        self._batched: Any = None  # the batched step, or None: MetaDrive's own
         self._over = False
         self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
@@ -193,6 +197,7 @@ class MetaDriveSimulator:
         batch.episode_step[...] = 0
         batch.episode_over[...] = self._over = False
         self._slot_of.clear()
+        self._choose_backend(map_number)
         for slot, (agent, vehicle) in enumerate(env.agents.items()):
             self._enter(agent, vehicle, slot, obs[agent])
         return batch
@@ -206,17 +211,27 @@ class MetaDriveSimulator:
         moves = check_actions(actions, self.num_slots, batch.active)
         acting = dict(self._slot_of)
 
-        obs, rewards, terminated, truncated, infos = env.step({agent: moves[slot] for agent, slot in acting.items()})
-
         batch.clear_transition()
-        out_of_time = not self.options.drain and env.episode_step >= self.options.horizon
+        out_of_time = not self.options.drain and env.episode_step + 1 >= self.options.horizon
+        slots = list(acting.values())
+        batch.acted[slots] = True
+        batch.acted_life[slots] = batch.life[slots]
+        move = self._step_stock if self._batched is None else self._step_batched
+        obs = move(moves, acting, out_of_time)
+        batch.episode_step[...] = env.episode_step
+        batch.episode_over[...] = False
+        self._update_population(obs, ended=batch.terminated | batch.truncated, out_of_time=out_of_time)
+        return batch
+
+    def _step_stock(self, moves: np.ndarray, acting: dict[str, int], out_of_time: bool) -> dict[str, np.ndarray]:
+        """MetaDrive's own step. Returns the observations of everybody who is alive after it."""
+        env, batch = self._env, self.batch
+        obs, rewards, terminated, truncated, infos = env.step({agent: moves[slot] for agent, slot in acting.items()})
         for agent, slot in acting.items():
             info = infos[agent]
             ended = bool(terminated[agent])
             cut = not ended and (bool(truncated[agent]) or out_of_time)
             x, y, heading, completion = env.after_step[agent]
-            batch.acted[slot] = True
-            batch.acted_life[slot] = batch.life[slot]
             batch.reward[slot] = rewards[agent]
             batch.terminated[slot] = ended
             batch.truncated[slot] = cut
@@ -239,10 +254,34 @@ class MetaDriveSimulator:
                     out_of_road=ended,
                     max_step=True,
                 )
-        batch.episode_step[...] = env.episode_step
-        batch.episode_over[...] = False
-        self._update_population(obs, ended=batch.terminated | batch.truncated, out_of_time=out_of_time)
-        return batch
+        return obs
+
+    def _step_batched(self, moves: np.ndarray, acting: dict[str, int], out_of_time: bool) -> dict[str, np.ndarray]:
+        """The same, all vehicles at once."""
+        batch = self.batch
+        slots = list(acting.values())
+        step = self._batched.step(moves, slots)
+        batch.reward[slots] = step.reward
+        batch.terminated[slots] = step.terminated
+        batch.truncated[slots] = ~step.terminated & (step.timed_out | out_of_time)
+        batch.acted_position[slots] = step.position
+        batch.acted_heading[slots] = step.heading
+        batch.velocity[slots] = step.velocity
+        batch.route_completion[slots] = np.clip(step.route_completion, 0.0, 1.0)
+        batch.cost[slots] = step.cost
+        batch.energy[slots] = step.energy
+        batch.life_steps[slots] = step.life_steps
+        for row, (agent, slot) in enumerate(acting.items()):
+            if batch.terminated[slot] or batch.truncated[slot]:
+                ended = bool(batch.terminated[slot])
+                batch.final_obs[slot] = step.obs[row]
+                batch.outcome[slot] = outcome_of(
+                    success=ended and bool(step.success[row]),
+                    crash=ended and bool(step.crash[row]),
+                    out_of_road=ended,
+                    max_step=True,
+                )
+        return {**dict(zip(acting, step.obs, strict=True)), **step.newborn_obs}
 
     def scenery(self) -> dict[str, Any]:
         if self._env is None:
@@ -268,12 +307,15 @@ class MetaDriveSimulator:
     def wrecks(self) -> np.ndarray:
         if self._env is None:
             return np.zeros((0, 3))
+        if self._batched is not None:
+            return self._batched.wrecks()
         standing = [_state(entry[0]) for entry in self._env.agent_manager._dying_objects.values()]
         return np.array(standing).reshape(-1, 3)
 
     def close(self) -> None:
         if self._env is not None:
             env, self._env = self._env, None
+            self._fast = self._batched = None
             self._vehicle_observations = {}
             env.close()
             metadrive_fixes.set_geometry("metadrive")  # whoever uses MetaDrive here next finds its own roads
@@ -312,7 +354,24 @@ class MetaDriveSimulator:
         self._vehicle_observations = dict(env.agent_manager._init_observations)
         return env
 
+    def _choose_backend(self, map_number: int) -> None:
+        """Use the batched step for this episode if it was asked for and can reproduce the map."""
+        self._batched = None
+        if self.options.step_backend == "stock":
+            return
+        from copo_envs.fast import BatchedStep, NotCovered  # loads numba: only when needed
+
+        try:
+            if self._fast is None:
+                self._fast = BatchedStep(self._env, self.num_slots, self.obs_size)
+            self._fast.begin((self.options.scene, self.options.geometry, map_number))
+            self._batched = self._fast
+        except NotCovered as reason:
+            _log.warning("%s: the batched step does not cover %s; using MetaDrive's own", self.options.scene, reason)
+
     def _enter(self, agent: str, vehicle: BaseVehicle, slot: int, obs: np.ndarray) -> None:
+        if self._batched is not None:
+            self._batched.enter(agent, slot, vehicle)
         batch = self.batch
         self._slot_of[agent] = slot
         batch.obs[slot] = obs
@@ -361,6 +420,8 @@ class MetaDriveSimulator:
     def _pass_time(self) -> dict[str, np.ndarray]:
         """A step without drivers, which MetaDrive's own `step` refuses. Returns the observations of newborns."""
         env = self._env
+        if self._batched is not None:
+            return self._batched.step(np.zeros((self.num_slots, 2), np.float32), []).newborn_obs
         env.engine.before_step({})
         env.engine.step(env.config["decision_repeat"])
         for manager in env.engine.managers.values():

@@ -1,0 +1,594 @@
+"""MetaDrive's step as arithmetic over all vehicles at once: the formulas of its lanes, navigation, observation, reward.
+
+Every function says which of MetaDrive's it reproduces. They keep its order of operations, so that results agree to
+rounding. Where rounding or the physics engine's own tolerance could decide, a kernel reports it, and the caller asks
+MetaDrive or Bullet. Legend: A vehicles that acted, B boxes, L lanes, R rays of a vehicle.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+PI = math.pi
+TWO_PI = 2 * math.pi
+
+
+class LANE:
+    """Columns of the table of lanes."""
+
+    CIRCULAR = 0  # else straight
+    START = 1  # x, y
+    DIRECTION = 3  # x, y
+    LATERAL = 5  # x, y
+    LENGTH = 7
+    HEADING = 8
+    CENTRE = 9  # x, y
+    RADIUS = 11
+    START_PHASE = 12
+    END_PHASE = 13
+    CLOCKWISE = 14
+    ANGLE = 15
+    SENSE = 16  # MetaDrive's `direction` of a circular lane
+    WIDTH = 17
+    START_NODE = 18
+    ROAD = 19
+    RIGHT = 20  # x, y: unit vector across a straight lane
+    SPEED_LIMIT = 22
+    COLUMNS = 23
+
+
+class BOX:
+    """Columns of a table of boxes: centre, the three axes as rows, half extents along them, radius of the sphere."""
+
+    CENTRE = slice(0, 3)
+    HALF = slice(12, 15)
+    RADIUS = 15
+    COLUMNS = 16
+
+
+class NAV:
+    """Columns of what `navigate` says of a vehicle, besides the observation."""
+
+    PROGRESS_BEFORE = 0  # metres along its lane, at the position before the step
+    PROGRESS = 1
+    ON_ROUTE = 2  # its lane belongs to the road that it should be on
+    ARRIVED = 3
+    ROAD = 4
+    ENERGY = 5
+    SPEED = 6  # m/s
+    LEFT = 7  # metres to the borders of the road
+    RIGHT = 8
+    OVERSPEED = 9
+    COLUMNS = 10
+
+
+@njit(cache=True, inline="always")
+def _wrap(angle):
+    """MetaDrive's `wrap_to_pi`."""
+    angle = angle % TWO_PI
+    if angle > PI:
+        angle -= TWO_PI
+    return angle
+
+
+@njit(cache=True, inline="always")
+def _clip(value, low, high):
+    return min(max(value, low), high)
+
+
+@njit(cache=True)
+def lane_coordinates(lane, x, y):
+    """`local_coordinates` of StraightLane and CircularLane: (metres along, metres to the right or left)."""
+    if lane[0] == 0:
+        dx, dy = x - lane[1], y - lane[2]
+        return dx * lane[3] + dy * lane[4], dx * lane[5] + dy * lane[6]
+    dx, dy = x - lane[9], y - lane[10]
+    phase = _wrap(math.atan2(dy, dx))
+    to_start = abs(_wrap(phase - _wrap(lane[12])))
+    to_end = abs(_wrap(phase - _wrap(lane[13])))
+    if to_start > to_end:
+        turned = lane[13] - phase if lane[14] > 0 else phase - lane[13]
+        along = _wrap(turned) * lane[11] + lane[7]
+    else:
+        turned = lane[12] - phase if lane[14] > 0 else phase - lane[12]
+        along = _wrap(turned) * lane[11]
+    return along, lane[16] * (math.sqrt(dx * dx + dy * dy) - lane[11])
+
+
+@njit(cache=True)
+def lane_heading(lane, along):
+    """`heading_theta_at` of StraightLane and CircularLane."""
+    if lane[0] == 0:
+        return lane[8]
+    return lane[16] * along / lane[11] + lane[12] + PI / 2 * lane[16]
+
+
+@njit(cache=True)
+def lane_position(lane, along, across):
+    """`position` of StraightLane and CircularLane."""
+    if lane[0] == 0:
+        return lane[1] + along * lane[3] + across * lane[5], lane[2] + along * lane[4] + across * lane[6]
+    phase = lane[16] * along / lane[11] + lane[12]
+    radius = lane[11] + across * lane[16]
+    return lane[9] + radius * math.cos(phase), lane[10] + radius * math.sin(phase)
+
+
+@njit(cache=True)
+def pose_boxes(poses, half, boxes):
+    """Boxes (A, BOX.COLUMNS) of vehicles: poses (A, 7) position and quaternion (w, x, y, z), half (A, 3) extents.
+
+    The chassis stands on its origin, so the centre is half a height up the vehicle's own z axis.
+    """
+    for a in range(poses.shape[0]):
+        w, x, y, z = poses[a, 3], poses[a, 4], poses[a, 5], poses[a, 6]
+        box = boxes[a]
+        box[3], box[4], box[5] = 1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)
+        box[6], box[7], box[8] = 2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)
+        box[9], box[10], box[11] = 2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)
+        for k in range(3):
+            box[k] = poses[a, k] + half[a, 2] * box[9 + k]
+            box[12 + k] = half[a, k]
+        box[15] = math.sqrt(half[a, 0] ** 2 + half[a, 1] ** 2 + half[a, 2] ** 2)
+
+
+SURFACE_MARGIN = 0.04  # Bullet's margin around a convex hull
+SURFACE_DOUBT = 0.04  # how far from its border Bullet's own tolerance may decide
+
+
+@njit(cache=True)
+def _on_polygon(x, y, corners, low, high):
+    """0: outside a convex polygon; 1: on it; 2: so close to the border that Bullet has to say."""
+    inside = True
+    deepest = 1e30
+    nearest = 1e30
+    for i in range(low, high):
+        j = i + 1 if i + 1 < high else low
+        ex, ey = corners[j, 0] - corners[i, 0], corners[j, 1] - corners[i, 1]
+        px, py = x - corners[i, 0], y - corners[i, 1]
+        cross = ex * py - ey * px
+        deepest = min(deepest, cross / math.sqrt(ex * ex + ey * ey))
+        if cross < 0:
+            inside = False
+            t = _clip((px * ex + py * ey) / (ex * ex + ey * ey), 0.0, 1.0)
+            qx, qy = px - t * ex, py - t * ey
+            nearest = min(nearest, qx * qx + qy * qy)
+    if inside:
+        return 2 if deepest < SURFACE_DOUBT / 2 else 1
+    return 2 if nearest < (SURFACE_MARGIN + SURFACE_DOUBT) ** 2 else 0
+
+
+@njit(cache=True)
+def lanes_below(positions, corners, surfaces, bounds, below):
+    """Which lanes lie below the vehicles, as a ray straight down would find: below (A, L) int8 of 0, 1, or 2 for doubt."""
+    reach = SURFACE_MARGIN + SURFACE_DOUBT
+    below[:] = 0
+    for a in range(positions.shape[0]):
+        x, y = positions[a, 0], positions[a, 1]
+        for s in range(surfaces.shape[0]):
+            if (
+                x < bounds[s, 0] - reach
+                or x > bounds[s, 1] + reach
+                or y < bounds[s, 2] - reach
+                or y > bounds[s, 3] + reach
+            ):
+                continue
+            lane = surfaces[s, 0]
+            if below[a, lane] != 1:
+                found = _on_polygon(x, y, corners, surfaces[s, 1], surfaces[s, 2])
+                if found:
+                    below[a, lane] = found
+
+
+@njit(cache=True)
+def _choose_lane(x, y, hx, hy, below, doubt, lanes, road, next_road):
+    """`ray_localization` and `_get_current_lane`: (lane or -1, on a lane, two lanes are equally close).
+
+    Of the lanes below that lead the vehicle's way the closest one of its road, else of its next road, else of any.
+    """
+    on_lane = False
+    best = np.full(3, 1e30)
+    chosen = np.full(3, -1)
+    tied = np.zeros(3, np.bool_)
+    for lane in range(lanes.shape[0]):
+        if below[lane] == 0 or (below[lane] == 2 and not doubt):
+            continue
+        on_lane = True
+        along, across = lane_coordinates(lanes[lane], x, y)
+        heading = lane_heading(lanes[lane], along)
+        if math.cos(heading) * hx + math.sin(heading) * hy <= 0:
+            continue
+        distance = abs(across)
+        if along > lanes[lane, 7]:
+            distance += along - lanes[lane, 7]
+        if along < 0:
+            distance -= along
+        mine = int(lanes[lane, 19])
+        for k in range(3):
+            if (k == 0 and mine != road) or (k == 1 and mine != next_road):
+                continue
+            if abs(distance - best[k]) < 1e-9:
+                tied[k] = True
+            if distance < best[k]:
+                tied[k] = abs(distance - best[k]) < 1e-9
+                best[k], chosen[k] = distance, lane
+    for k in range(3):
+        if chosen[k] >= 0:
+            return chosen[k], on_lane, tied[k]
+    return -1, on_lane, False
+
+
+@njit(cache=True)
+def localise(rows, positions, thetas, below, lanes, routes, targets, current, on_lane, doubtful):
+    """The lane of every vehicle. Where lanes in doubt would change it: doubtful (A,) is True, and nothing else is set."""
+    for a in range(rows.shape[0]):
+        r = rows[a]
+        x, y = positions[a, 0], positions[a, 1]
+        hx, hy = math.cos(thetas[a]), math.sin(thetas[a])
+        road = routes[r, targets[r, 0]]
+        next_road = routes[r, targets[r, 1]] if targets[r, 1] != targets[r, 0] else -1
+        lane, found, tied = _choose_lane(x, y, hx, hy, below[a], False, lanes, road, next_road)
+        lane_too, found_too, tied_too = _choose_lane(x, y, hx, hy, below[a], True, lanes, road, next_road)
+        doubtful[a] = lane != lane_too or found != found_too or tied or tied_too
+        if not doubtful[a]:
+            on_lane[a] = found
+            if lane >= 0:
+                current[r] = lane
+
+
+@njit(cache=True)
+def navigate(  # noqa: C901
+    rows, positions, thetas, velocities, axes, actions, lanes, road_first, road_lanes, routes, nodes, route_length,
+    targets, current, final, last_along, travelled, last_position, last_heading, scale, obs, layout, out,
+):  # fmt: skip
+    """`NodeNetworkNavigation.update_localization` after the lane is known, `StateObservation`, and the geometry of rewards.
+
+    Args:
+        rows: (A,) row of each vehicle in the persistent arrays (routes ... last_heading).
+        axes: (A, BOX.COLUMNS), the vehicles' axes as in `pose_boxes`.
+        scale: (7,) road width, lane width, bend radius, bend angle in degrees, metres to a checkpoint, metres ahead
+            of the next one's heading, steering of 1 in degrees.
+        obs: (A, D), the entries of `layout` are written.
+        layout: (4,) first entry of: border distances or -1, ego state, lateral offset or -1, navigation or -1.
+        out: (A, NAV.COLUMNS).
+    """
+    for a in range(rows.shape[0]):
+        r = rows[a]
+        x, y, theta = positions[a, 0], positions[a, 1], thetas[a]
+        hx, hy = math.cos(theta), math.sin(theta)
+        lane = current[r]
+        along, across = lane_coordinates(lanes[lane], x, y)
+        # _update_target_checkpoints
+        here, following = targets[r, 0], targets[r, 1]
+        moved_on = False
+        if here != following and along < 5.0:
+            node = int(lanes[lane, 18])
+            count = route_length[r]
+            for k in range(following, count - 1):
+                if nodes[r, k] == node:
+                    moved_on = True
+                    targets[r, 0] = k
+                    targets[r, 1] = k if k + 1 == count - 1 else k + 1
+                    break
+        road = routes[r, here]
+        first = road_first[road]
+        on_first, _ = lane_coordinates(lanes[first], x, y)
+        travelled[r] += on_first - last_along[r]
+        last_along[r] = on_first
+        if moved_on:
+            here, following = targets[r, 0], targets[r, 1]
+            road = routes[r, here]
+            first = road_first[road]
+            last_along[r] = lane_coordinates(lanes[first], x, y)[0]
+        next_first = road_first[routes[r, following]] if following != here else first
+        width = lanes[lane, 17]
+        count = road_lanes[road]
+        # _get_info_for_checkpoint
+        middle = (float(count) / 2 - 0.5) * width
+        if layout[3] >= 0:
+            for k in range(2):
+                reference = lanes[first] if k == 0 else lanes[next_first]
+                cx, cy = lane_position(reference, reference[7], middle)
+                dx, dy = cx - x, cy - y
+                distance = math.sqrt(dx * dx + dy * dy)
+                if distance > scale[4]:
+                    dx, dy = dx / distance * scale[4], dy / distance * scale[4]
+                ahead = dx * axes[a, 6] + dy * axes[a, 7]
+                aside = -(dx * axes[a, 3] + dy * axes[a, 4])
+                bend, sense, angle = 0.0, 0.0, 0.0
+                if reference[0] == 1:
+                    bend = reference[11] / (scale[2] + count * width)
+                    sense = -reference[16]
+                    angle = reference[15]
+                at = layout[3] + 5 * k
+                obs[a, at] = _clip((ahead / scale[4] + 1) / 2, 0.0, 1.0)
+                obs[a, at + 1] = _clip((aside / scale[4] + 1) / 2, 0.0, 1.0)
+                obs[a, at + 2] = _clip(bend, 0.0, 1.0)
+                obs[a, at + 3] = _clip((sense + 1) / 2, 0.0, 1.0)
+                obs[a, at + 4] = _clip((angle * 180 / PI / scale[3] + 1) / 2, 0.0, 1.0)
+        # _dist_to_route_left_right
+        left = lane_coordinates(lanes[first], x, y)[1] + width / 2
+        right = width * count - left
+        out[a, 7], out[a, 8] = left, right
+        if layout[0] >= 0:
+            obs[a, layout[0]] = _clip(left / scale[0], 0.0, 1.0)
+            obs[a, layout[0] + 1] = _clip(right / scale[0], 0.0, 1.0)
+        # vehicle_state: heading_diff, speed, steering, last action, yaw rate
+        last = lanes[first + count - 1]
+        if last[0] == 0:
+            ax, ay = last[20], last[21]
+        elif last[14] == 0:
+            ax, ay = x - last[9], y - last[10]
+        else:
+            ax, ay = last[9] - x, last[10] - y
+        norm_a, norm_h = math.sqrt(ax * ax + ay * ay), math.sqrt(hx * hx + hy * hy)
+        at = layout[1]
+        if norm_a * norm_h == 0:
+            obs[a, at] = 0.0
+        else:
+            obs[a, at] = _clip((hx * ax + hy * ay) / (norm_a * norm_h), -1.0, 1.0) / 2 + 0.5
+        speed = math.sqrt(velocities[a, 0] ** 2 + velocities[a, 1] ** 2)
+        km_h = speed * 3.6
+        obs[a, at + 1] = _clip((km_h + 1) / (scale[7] + 1), 0.0, 1.0)
+        obs[a, at + 2] = _clip((actions[a, 0] / scale[6] + 1) / 2, 0.0, 1.0)
+        obs[a, at + 3] = _clip((actions[a, 0] + 1) / 2, 0.0, 1.0)
+        obs[a, at + 4] = _clip((actions[a, 1] + 1) / 2, 0.0, 1.0)
+        px, py = last_heading[r, 0], last_heading[r, 1]
+        cosine = (hx * px + hy * py) / (norm_h * math.sqrt(px * px + py * py))
+        obs[a, at + 5] = _clip(math.acos(_clip(cosine, 0.0, 1.0)) / 0.1, 0.0, 1.0)
+        if layout[2] >= 0:
+            obs[a, layout[2]] = _clip((across * 2 / scale[1] + 1.0) / 2.0, 0.0, 1.0)
+        # reward_function, _is_arrive_destination, _update_energy_consumption
+        on_route = int(lanes[lane, 19]) == road
+        measured = lanes[lane] if on_route else lanes[first]
+        out[a, 0] = lane_coordinates(measured, last_position[r, 0], last_position[r, 1])[0]
+        out[a, 1] = lane_coordinates(measured, x, y)[0]
+        out[a, 2] = 1.0 if on_route else 0.0
+        end = lanes[final[r]]
+        to_end, beside = lane_coordinates(end, x, y)
+        arrived = end[7] - 5 < to_end < end[7] + 5 and width / 2 >= beside >= (0.5 - count) * width
+        out[a, 3] = 1.0 if arrived else 0.0
+        out[a, 4] = road
+        moved = math.sqrt((last_position[r, 0] - x) ** 2 + (last_position[r, 1] - y) ** 2) / 1000
+        out[a, 5] = 3.25 * math.pow(math.e, 0.01 * km_h) * moved / 100 * 1000
+        out[a, 6] = speed
+        out[a, 9] = 1.0 if lanes[lane, 22] < km_h else 0.0
+        last_position[r, 0], last_position[r, 1] = x, y
+        last_heading[r, 0], last_heading[r, 1] = hx, hy
+
+
+REACH = 0.03
+"""Metres by which boxes grow in the test that decides which rays Bullet has to be asked about; its cast ends within
+0.01 m of a shape."""
+
+
+@njit(cache=True)
+def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed, use_allowed, ask, ends):
+    """The rays that could hit a box.
+
+    Args:
+        positions, thetas: (A, 2), (A,) of the vehicles that look.
+        z, distance, rays, phase: height of the rays, their length, how many, angle of the first.
+        boxes: (B, BOX.COLUMNS). own: (A,) each vehicle's own box, or -1.
+        allowed: (A, rays) bool, used if `use_allowed`: other rays see nothing.
+        ask: (., 2) filled with vehicle and ray. ends: (., 2) filled with the ray's end.
+
+    Returns:
+        How many.
+    """
+    unit = TWO_PI / rays
+    found = 0
+    marked = np.zeros(rays, np.bool_)
+    for a in range(positions.shape[0]):
+        ox, oy = positions[a, 0], positions[a, 1]
+        marked[:] = False
+        for b in range(boxes.shape[0]):
+            if b == own[a]:
+                continue
+            box = boxes[b]
+            dx, dy = box[0] - ox, box[1] - oy
+            radius = box[15] + 2 * REACH
+            d2 = dx * dx + dy * dy
+            if d2 > (distance + radius) ** 2:
+                continue
+            start, count = 0, rays
+            if d2 > radius * radius * 1.02:
+                span = math.asin(radius / math.sqrt(d2))
+                middle = math.atan2(dy, dx) - thetas[a] - phase
+                start = int(math.floor((middle - span) / unit))
+                count = min(int(math.ceil((middle + span) / unit)) - start + 1, rays)
+            ez = box[2] - z
+            # the ray's origin in the box's frame
+            lx = -(dx * box[3] + dy * box[4] + ez * box[5])
+            ly = -(dx * box[6] + dy * box[7] + ez * box[8])
+            lz = -(dx * box[9] + dy * box[10] + ez * box[11])
+            for k in range(count):
+                i = (start + k) % rays
+                if marked[i] or (use_allowed and not allowed[a, i]):
+                    continue
+                angle = i * unit + phase + thetas[a]
+                rx, ry = distance * math.cos(angle), distance * math.sin(angle)
+                near, far = 0.0, 1.0
+                for axis in range(3):
+                    d = rx * box[3 + 3 * axis] + ry * box[4 + 3 * axis]
+                    o = lx if axis == 0 else (ly if axis == 1 else lz)
+                    h = box[12 + axis] + REACH
+                    if abs(d) < 1e-12:
+                        if abs(o) > h:
+                            far = -1.0
+                    else:
+                        t0, t1 = (-h - o) / d, (h - o) / d
+                        if t0 > t1:
+                            t0, t1 = t1, t0
+                        near, far = max(near, t0), min(far, t1)
+                if near <= far:
+                    marked[i] = True
+        for i in range(rays):
+            if marked[i]:
+                angle = i * unit + phase + thetas[a]
+                ask[found, 0], ask[found, 1] = a, i
+                ends[found, 0] = distance * math.cos(angle) + ox
+                ends[found, 1] = distance * math.sin(angle) + oy
+                found += 1
+    return found
+
+
+@njit(cache=True)
+def lidar_mask(positions, thetas, distance, rays, objects, own, near, allowed):
+    """`Lidar._get_lidar_mask`: only rays within the angle of an object near by see anything.
+
+    Args:
+        objects: (B, 4) x, y, length, width as the mask takes them.
+        near: (A, B) bool: Bullet's broad test finds the object.
+        allowed: (A, rays) bool, written.
+    """
+    unit = 360 / rays
+    for a in range(positions.shape[0]):
+        allowed[a] = False
+        for b in range(objects.shape[0]):
+            if b == own[a] or not near[a, b]:
+                continue
+            half2 = ((objects[b, 2] + objects[b, 3]) / 2) ** 2
+            dx, dy = objects[b, 0] - positions[a, 0], objects[b, 1] - positions[a, 1]
+            d2 = dx**2 + dy**2
+            if d2 < half2:
+                allowed[a] = True
+                continue
+            span = math.asin(math.sqrt(half2 / d2))
+            middle = math.atan2(dy, dx) - thetas[a]
+            low = ((middle - span) * (180 / PI)) % 360
+            high = ((middle + span) * (180 / PI)) % 360
+            first, last = int(math.floor(low / unit)), int(math.ceil(high / unit))
+            if high < low:
+                allowed[a, first:] = True
+                allowed[a, : last + 1] = True
+            else:
+                allowed[a, first : last + 1] = True
+
+
+@njit(cache=True)
+def near_circle(positions, radius, boxes, own, near, doubtful):
+    """Which boxes reach into a circle around each vehicle: near (A, B); doubtful (A,) where one ends within 0.1 m of it."""
+    for a in range(positions.shape[0]):
+        doubtful[a] = False
+        for b in range(boxes.shape[0]):
+            near[a, b] = False
+            if b == own[a]:
+                continue
+            box = boxes[b]
+            dx, dy = positions[a, 0] - box[0], positions[a, 1] - box[1]
+            if dx * dx + dy * dy > (radius + box[15] + 1) ** 2:
+                continue
+            u = max(abs(dx * box[3] + dy * box[4]) - box[12], 0.0)
+            v = max(abs(dx * box[6] + dy * box[7]) - box[13], 0.0)
+            distance = math.sqrt(u * u + v * v)
+            near[a, b] = distance < radius
+            if abs(distance - radius) < 0.1:
+                doubtful[a] = True
+
+
+@njit(cache=True)
+def _rectangles_meet(a, b, margin):
+    """Whether the ground plans of two boxes come closer than `margin`, by separating axes; True where in doubt."""
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    for k in range(4):
+        box = a if k < 2 else b
+        other = b if k < 2 else a
+        axis = 3 if k % 2 == 0 else 6
+        half = box[12] if k % 2 == 0 else box[13]
+        ux, uy = box[axis], box[axis + 1]
+        reach = abs(other[3] * ux + other[4] * uy) * other[12] + abs(other[6] * ux + other[7] * uy) * other[13]
+        # the third axis leans a little into the plan when a vehicle pitches or rolls
+        lean = abs(other[9] * ux + other[10] * uy) * other[14] + abs(box[9] * ux + box[10] * uy) * box[14]
+        if abs(dx * ux + dy * uy) > half + reach + lean + margin:
+            return False
+    return True
+
+
+@njit(cache=True)
+def may_touch(vehicles, boxes, skip_own, margin, out):
+    """out (A,): some box may touch the vehicle's. With `skip_own`, box a is vehicle a itself."""
+    for a in range(vehicles.shape[0]):
+        out[a] = False
+        for b in range(boxes.shape[0]):
+            if skip_own and b == a:
+                continue
+            dx, dy = boxes[b, 0] - vehicles[a, 0], boxes[b, 1] - vehicles[a, 1]
+            reach = vehicles[a, 15] + boxes[b, 15] + margin
+            if dx * dx + dy * dy < reach * reach and _rectangles_meet(vehicles[a], boxes[b], margin):
+                out[a] = True
+                break
+
+
+@njit(cache=True)
+def may_touch_sidewalk(vehicles, walls, polygons, bounds, margin, out):
+    """out (A,): the vehicle's ground plan comes closer than `margin` to a sidewalk, or its centre is on one.
+
+    Args:
+        walls: (W, 4) edges, x and y of both ends; those of a sidewalk are consecutive.
+        polygons: (P, 2) first and last edge (exclusive) of each sidewalk. bounds: (P, 4) x from, to, y from, to.
+    """
+    for a in range(vehicles.shape[0]):
+        box = vehicles[a]
+        out[a] = False
+        lean = (abs(box[9]) + abs(box[10])) * box[14]
+        hx, hy = box[12] + margin + lean, box[13] + margin + lean
+        radius = math.sqrt(hx * hx + hy * hy)
+        for p in range(polygons.shape[0]):
+            if (
+                box[0] < bounds[p, 0] - radius
+                or box[0] > bounds[p, 1] + radius
+                or box[1] < bounds[p, 2] - radius
+                or box[1] > bounds[p, 3] + radius
+            ):
+                continue
+            inside = False
+            for w in range(polygons[p, 0], polygons[p, 1]):
+                x0, y0 = walls[w, 0] - box[0], walls[w, 1] - box[1]
+                x1, y1 = walls[w, 2] - box[0], walls[w, 3] - box[1]
+                if (y0 > 0) != (y1 > 0) and x0 + (x1 - x0) * (-y0) / (y1 - y0) > 0:
+                    inside = not inside
+                if (
+                    (x0 > radius and x1 > radius)
+                    or (x0 < -radius and x1 < -radius)
+                    or (y0 > radius and y1 > radius)
+                    or (y0 < -radius and y1 < -radius)
+                ):
+                    continue
+                # both ends in the vehicle's frame, then the segment against the rectangle by slabs
+                u0, v0 = x0 * box[3] + y0 * box[4], x0 * box[6] + y0 * box[7]
+                u1, v1 = x1 * box[3] + y1 * box[4], x1 * box[6] + y1 * box[7]
+                near, far = 0.0, 1.0
+                for axis in range(2):
+                    p0, p1, h = (u0, u1, hx) if axis == 0 else (v0, v1, hy)
+                    d = p1 - p0
+                    if abs(d) < 1e-12:
+                        if abs(p0) > h:
+                            far = -1.0
+                    else:
+                        t0, t1 = (-h - p0) / d, (h - p0) / d
+                        if t0 > t1:
+                            t0, t1 = t1, t0
+                        near, far = max(near, t0), min(far, t1)
+                if near <= far:
+                    out[a] = True
+                    break
+            if inside:
+                out[a] = True
+            if out[a]:
+                break
+
+
+@njit(cache=True)
+def outside_own_box(positions, z, boxes, margin, out):
+    """out (A,): a ray that starts at the vehicle's position and height z may start outside its own box, boxes[a]."""
+    for a in range(positions.shape[0]):
+        box = boxes[a]
+        dx, dy, dz = positions[a, 0] - box[0], positions[a, 1] - box[1], z - box[2]
+        out[a] = False
+        for axis in range(3):
+            along = dx * box[3 + 3 * axis] + dy * box[4 + 3 * axis] + dz * box[5 + 3 * axis]
+            if abs(along) > box[12 + axis] - margin:
+                out[a] = True
