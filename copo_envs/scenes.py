@@ -45,7 +45,6 @@ CHOICES = {
     "geometry": ("published", "metadrive"),
     "step_backend": ("fast", "stock"),
     "toll_counter": ("shared", "per_vehicle"),
-    "step_backend": ("fast", "stock"),
     "maps": ("train", "heldout"),
 }
 """Options that are one of several words."""

@@ -134,6 +134,34 @@ def pose_boxes(poses, half, boxes):
         box[15] = math.sqrt(half[a, 0] ** 2 + half[a, 1] ** 2 + half[a, 2] ** 2)
 
 
+@njit(cache=True)
+def advance_boxes(seen, linear, angular, seconds, boxes):
+    """Boxes moved on by their linear (A, 3) and angular (A, 3) velocities: where Bullet has the vehicles that are seen.
+
+    Wheels push after Bullet has moved a body, so the velocities are those of a moment later. Suspension and friction
+    change them by less than 0.9 m/s and 0.4 rad/s in a physics step of 0.02 s: this is right within 0.03 m.
+    """
+    for a in range(seen.shape[0]):
+        box, source = boxes[a], seen[a]
+        box[:] = source[:16]
+        wx, wy, wz = angular[a, 0], angular[a, 1], angular[a, 2]
+        speed = math.sqrt(wx * wx + wy * wy + wz * wz)
+        if speed > 0:
+            ux, uy, uz = wx / speed, wy / speed, wz / speed
+            cos, sin = math.cos(speed * seconds), math.sin(speed * seconds)
+            for axis in range(3):  # Rodrigues' rotation formula
+                k = 3 + 3 * axis
+                x, y, z = source[k], source[k + 1], source[k + 2]
+                along = (ux * x + uy * y + uz * z) * (1 - cos)
+                box[k] = x * cos + (uy * z - uz * y) * sin + ux * along
+                box[k + 1] = y * cos + (uz * x - ux * z) * sin + uy * along
+                box[k + 2] = z * cos + (ux * y - uy * x) * sin + uz * along
+        for k in range(3):
+            # the chassis turns around its origin, which lies half a height below the box's centre
+            origin = source[k] - source[14] * source[9 + k]
+            box[k] = origin + linear[a, k] * seconds + source[14] * box[9 + k]
+
+
 SURFACE_MARGIN = 0.04  # Bullet's margin around a convex hull
 SURFACE_DOUBT = 0.04  # how far from its border Bullet's own tolerance may decide
 
@@ -359,9 +387,9 @@ def navigate(  # noqa: C901
         last_heading[r, 0], last_heading[r, 1] = hx, hy
 
 
-REACH = 0.03
-"""Metres by which boxes grow in the test that decides which rays Bullet has to be asked about; its cast ends within
-0.01 m of a shape."""
+REACH = 0.06
+"""Metres by which boxes grow in the test that decides which rays Bullet has to be asked about: its cast ends within
+0.01 m of a shape, and `advance_boxes` is right within 0.03 m."""
 
 
 @njit(cache=True)

@@ -7,7 +7,7 @@ be one, a position on the border of a lane) is asked of Bullet itself.
 
 Bullet's truth and MetaDrive's view differ by one physics step of 0.02 s: after a step Panda3D's nodes hold poses that
 Bullet interpolated back. MetaDrive reads positions and headings from the nodes, so rays *start* there; they are *cast*
-against Bullet's bodies. `_read` takes both.
+against Bullet's bodies, a step ahead. What decides whom to ask has to know both; see `_read`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from copo_envs.fast.kernels import BOX, NAV
 from copo_envs.fast.tables import NARROWING, TOLL, MapTables, NotCovered, buildings_of, tables_of
 
 LONGEST_ROUTE = 64  # checkpoints
-TOUCH = 0.08  # metres: Bullet calls bodies in contact from 0.02 m on
-SIDEWALK_TOUCH = 0.1
+TOUCH = 0.12  # metres: Bullet calls bodies in contact from 0.02 m on, and their poses are known within 0.03 m each
+SIDEWALK_TOUCH = 0.1  # metres
 
 # Settings that the kernels take for granted: MetaDrive's own for its multi-agent scenes.
 _EXPECTED = {
@@ -291,23 +291,21 @@ class BatchedStep:
 
         Returns:
             seen (A, BOX.COLUMNS + 3): boxes at the poses that MetaDrive sees, then x, y and heading.
-            boxes (A, BOX.COLUMNS): at the poses that Bullet has.
-            velocity (A, 2).
+            boxes (A, BOX.COLUMNS): near the poses that Bullet has, see `kernels.advance_boxes`.
+            velocity (A, 3).
         """
         count = len(crew)
         half = np.array([one.half for one in crew]).reshape(count, 3)
         seen, boxes = np.zeros((count, BOX.COLUMNS + 3)), np.zeros((count, BOX.COLUMNS))
         poses = np.array([(*one.origin.getPos(), *one.origin.getQuat()) for one in crew]).reshape(count, 7)
         degrees = np.array([one.origin.getH() for one in crew])
-        velocity = np.array([tuple(one.body.getLinearVelocity())[:2] for one in crew]).reshape(count, 2)
+        linear = np.array([tuple(one.body.getLinearVelocity()) for one in crew]).reshape(count, 3)
+        angular = np.array([tuple(one.body.getAngularVelocity()) for one in crew]).reshape(count, 3)
         kernels.pose_boxes(poses, half, seen)
         seen[:, 16:18] = poses[:, :2]
         seen[:, 18] = _wrap_to_pi(_wrap_to_pi(degrees / 180 * np.pi) + np.pi / 2)
-        # No time passes in this call; it only puts Bullet's own poses into the nodes.
-        self._env.engine.physics_world.dynamic_world.doPhysics(0.0, 0, 0.0)
-        poses = np.array([(*one.origin.getPos(), *one.origin.getQuat()) for one in crew]).reshape(count, 7)
-        kernels.pose_boxes(poses, half, boxes)
-        return seen, boxes, velocity
+        kernels.advance_boxes(seen, linear, angular, self._physics_step, boxes)
+        return seen, boxes, linear
 
     def _observe(
         self,
@@ -481,7 +479,7 @@ class BatchedStep:
         self._cast(obs, self._lidar_at, self._lidar, z, position, theta, world, mask, solid, own, allowed, phase=0.0)
         # A ray passes its own vehicle because it starts inside of it. Where that is not sure, leave it out by hand.
         outside = np.zeros(count, np.bool_)
-        kernels.outside_own_box(position, z, boxes, 0.05, outside)
+        kernels.outside_own_box(position, z, boxes, 0.08, outside)
         rays, distance = self._lidar
         for a in np.nonzero(outside)[0]:
             start = LPoint3f(*position[a], z)
