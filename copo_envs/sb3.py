@@ -32,7 +32,7 @@ from copo_envs.vector import SceneVectorEnv
 
 _INFO_KEYS = (
     *("acted", "outcome", "own_reward", "velocity_m_s", "route_completion", "cost", "energy", "life_steps"),
-    *("active", "life", "spawned", "seed", "episode_step", "episode_over", "worker_restarted"),
+    *("active", "life", "spawned", "seed", "map_seed", "episode_step", "episode_over", "worker_restarted"),
 )
 
 

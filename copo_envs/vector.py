@@ -21,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 
 from copo_envs.process import SceneVector
 from copo_envs.scene_env import INFO_FIELDS, RENDER_MODES
-from copo_envs.scenes import SceneError, scene_options
+from copo_envs.scenes import SceneError, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 
@@ -47,8 +47,8 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     speaks of. About the vehicle that acted in the row in this step (zeros where nobody did): `acted`, `outcome`,
     `own_reward`, `velocity_m_s`, `route_completion`, `cost`, `energy`, `life_steps`. About the one that is in it now:
     `active`, `life` (its number in the episode, -1 for none), `spawned` (it appeared in this step). `position` is that
-    of the former or, where nobody acted, of the latter. About the scene of the row: `seed` and `episode_step` of the
-    running episode, `episode_over` (this step ended an episode; the next has begun), `worker_restarted`.
+    of the former or, where nobody acted, of the latter. About the scene of the row: `seed`, `map_seed` and `episode_step` of
+    the running episode, `episode_over` (this step ended an episode; the next has begun), `worker_restarted`.
 
     Rows that ended have their last observation in `final_obs` (an object array, None elsewhere), and in `final_info`
     the keys above of the vehicle that ended, its `life` included.
@@ -99,7 +99,9 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._renderers: list[Any] = []
+        self._renderers: list[Any] = [None] * self.num_scenes
+        self._map_seeds = np.zeros(self.num_scenes, np.int64)
+        self._maps: str | None = None
         self._started = False
 
     def reset(
@@ -111,21 +113,22 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             seed: scene e begins with the episode of `seed` + e, the same as `parallel_env(...).reset(seed=...)`, and
                 all that follow there are determined by it too. A sequence: one per scene. None: the next of the
                 sequence that the last given seed began; of one from the operating system if none was given.
-            options: {"num_agents": vehicles on the road, at most as many as the scenes were made for}.
+            options: {"num_agents": vehicles on the road, at most as many as the scenes were made for, "maps": "train"
+                or "heldout", which maps of `pg_map` the episodes take place on}, both optional.
 
         Returns:
             Observations (rows, D) float32 and infos.
 
         Raises:
-            SceneError: a seed or number of agents that is none.
+            SceneError: a seed or number of agents that is none, or maps that there are not.
         """
         wanted = dict(options or {})
-        num_agents = wanted.pop("num_agents", None)
+        num_agents, maps = wanted.pop("num_agents", None), wanted.pop("maps", None)
         if "reset_mask" in wanted:
             raise SceneError("reset option 'reset_mask': single rows cannot be reset, they reset themselves")
         if wanted:
             warnings.warn(
-                f"unknown reset option {', '.join(map(repr, wanted))} is ignored; the only one is 'num_agents'",
+                f"unknown reset option {', '.join(map(repr, wanted))} is ignored; there are 'num_agents' and 'maps'",
                 stacklevel=2,
             )
         if num_agents is not None:
@@ -142,8 +145,9 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             first = _check_whole("seed", seed)
             super().reset(seed=first)
             seeds = [first + scene for scene in range(self.num_scenes)]
-        batch = self._scenes.reset(seeds, None if num_agents is None else int(num_agents))
-        self._started = True
+        map_seed(self.options, seeds[0], maps)  # refuses maps that there are not
+        batch = self._scenes.reset(seeds, None if num_agents is None else int(num_agents), maps)
+        self._started, self._maps = True, maps
         self._note()
         return self._rows(batch.obs), self._infos(batch)
 
@@ -169,14 +173,18 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"actions have shape {moves.shape}; {self.num_scenes} scenes of {self.num_slots} slots take "
                 f"({self.num_envs}, {ACTION_SIZE}): steering and throttle per row"
             )
-        before = self._scenes.episode_seed.copy()
+        before = self._scenes.episode_seed.copy(), self._map_seeds.copy()
         batch = self._scenes.step(moves.reshape(self.num_scenes, self.num_slots, ACTION_SIZE))
         self._note()
         infos = self._infos(batch)
         terminated, truncated = self._rows(batch.terminated), self._rows(batch.truncated)
         ended = terminated | truncated
         if ended.any():
-            self._add_final(infos, batch, ended, np.repeat(before, self.num_slots))
+            seeds, map_seeds = (np.repeat(numbers, self.num_slots) for numbers in before)
+            self._add_final(infos, ended, life=self._rows(batch.acted_life), seed=seeds, map_seed=map_seeds)
+            last = self._rows(batch.final_obs)
+            for row in np.nonzero(ended)[0]:
+                infos["final_obs"][row] = last[row]
         return self._rows(batch.obs), self._rows(batch.reward), terminated, truncated, infos
 
     def positions(self) -> np.ndarray:
@@ -191,10 +199,11 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             gymnasium.logger.warn('render() without a render mode; make the environment with render_mode="rgb_array"')
             return None
         self._check_started()
-        if not self._renderers:
-            from copo_envs.render import TopDownRenderer
+        from copo_envs.render import TopDownRenderer
 
-            self._renderers = [TopDownRenderer(self._scenes.scenery(scene)) for scene in range(self.num_scenes)]
+        for scene in range(self.num_scenes):
+            if self._renderers[scene] is None:
+                self._renderers[scene] = TopDownRenderer(self._scenes.scenery(scene))
         return tuple(
             renderer.frame(self._scenes.batch.row(scene), self._scenes.wrecks(scene))
             for scene, renderer in enumerate(self._renderers)
@@ -203,7 +212,7 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers. `close` calls this."""
         self._scenes.close()
-        self._renderers = []
+        self._renderers = [None] * self.num_scenes
         self._started = False
 
     def _check_started(self) -> None:
@@ -213,8 +222,14 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise SceneError("the environment has not been reset: call reset() first")
 
     def _note(self) -> None:
-        for scene, renderer in enumerate(self._renderers):
-            renderer.note(self._scenes.batch.row(scene))
+        """Bring the numbers of the maps up to date, and the renderers, which mark endings for some steps."""
+        numbers = [map_seed(self.options, int(seed), self._maps) for seed in self._scenes.episode_seed]
+        for scene, (now, before) in enumerate(zip(numbers, self._map_seeds, strict=True)):
+            if now != before:
+                self._renderers[scene] = None  # it has drawn another road
+            elif self._renderers[scene] is not None:
+                self._renderers[scene].note(self._scenes.batch.row(scene))
+        self._map_seeds[:] = numbers
 
     def _rows(self, array: np.ndarray) -> np.ndarray:
         """(E, N, ...) -> (E * N, ...), a copy."""
@@ -235,6 +250,7 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         scenes = self._scenes
         for key, per_scene in (
             ("seed", scenes.episode_seed),
+            ("map_seed", self._map_seeds),
             ("episode_step", batch.episode_step),
             ("episode_over", batch.episode_over),
             ("worker_restarted", scenes.restarted),
@@ -242,19 +258,15 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             infos[key], infos[f"_{key}"] = np.repeat(per_scene, self.num_slots), everywhere
         return infos
 
-    def _add_final(self, infos: dict[str, Any], batch: StepBatch, ended: np.ndarray, seeds: np.ndarray) -> None:
-        """`final_obs` and `final_info` as gymnasium's own vector environments have them."""
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        rows, last = np.nonzero(ended)[0], self._rows(batch.final_obs)
-        for row in rows:
-            final_obs[row] = last[row]
+    def _add_final(self, infos: dict[str, Any], ended: np.ndarray, **of_the_ended: np.ndarray) -> None:
+        """`final_obs` (still empty) and `final_info` as gymnasium's own vector environments have them."""
         final: dict[str, Any] = {}
         columns = {key: infos[key] for key in (*INFO_FIELDS, "acted", "position", "worker_restarted")}
-        for key, column in (*columns.items(), ("life", self._rows(batch.acted_life)), ("seed", seeds)):
+        for key, column in {**columns, **of_the_ended}.items():
             values = np.zeros_like(column)
-            values[rows] = column[rows]
+            values[ended] = column[ended]
             final[key], final[f"_{key}"] = values, ended.copy()
-        infos["final_obs"], infos["_final_obs"] = final_obs, ended.copy()
+        infos["final_obs"], infos["_final_obs"] = np.full(self.num_envs, None, dtype=object), ended.copy()
         infos["final_info"], infos["_final_info"] = final, ended.copy()
 
 
