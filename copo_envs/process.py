@@ -367,8 +367,7 @@ class SceneVector:
         else:
             # All are checked before one is sent: a refusal must not leave some environments a step ahead.
             moves = [
-                check_actions(move, self.num_slots, row.active)
-                for move, row in zip(actions, self._rows, strict=True)
+                check_actions(move, self.num_slots, row.active) for move, row in zip(actions, self._rows, strict=True)
             ]
             died = self._ask(range(self.num_envs), lambda env: self._workers[env].step_async(moves[env]))
             if died:

@@ -70,15 +70,15 @@ class SceneVecEnv(VecEnv):
         self._actions = np.zeros(self.scenes.action_space.shape or (), np.float32)
         self._returns = np.zeros(self.scenes.num_envs)
         self._next_seed: int | None = None
-        super().__init__(
-            self.scenes.num_envs, self.scenes.single_observation_space, self.scenes.single_action_space
-        )
+        super().__init__(self.scenes.num_envs, self.scenes.single_observation_space, self.scenes.single_action_space)
 
     def reset(self) -> np.ndarray:
         """Begin an episode in every scene; (rows, D) float32."""
         options = self._options[0]
         if any(other != options for other in self._options):
-            raise SceneError("the rows have different reset options; slots of a scene share theirs: give set_options one")
+            raise SceneError(
+                "the rows have different reset options; slots of a scene share theirs: give set_options one"
+            )
         obs, infos = self.scenes.reset(seed=self._next_seed, options=deepcopy(options))
         self._next_seed = None
         self._reset_options()

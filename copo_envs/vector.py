@@ -151,9 +151,7 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._note()
         return self._rows(batch.obs), self._infos(batch)
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of 0.1 s in every scene.
 
         Args:

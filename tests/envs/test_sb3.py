@@ -51,7 +51,9 @@ def test_it_is_the_arrays_view(closing: Closing) -> None:
             assert ("terminal_observation" in info) == ("episode" in info) == ("is_success" in info) == dones[row]
             if dones[row]:
                 np.testing.assert_array_equal(info["terminal_observation"], arrays["final_obs"][row])
-                assert info["episode"]["l"] == info["life_steps"] and info["episode"]["r"] == pytest.approx(returns[row])
+                assert info["episode"]["l"] == info["life_steps"] and info["episode"]["r"] == pytest.approx(
+                    returns[row]
+                )
                 assert info["is_success"] == (info["outcome"] == Outcome.SUCCESS)
                 returns[row] = 0
                 ended += 1
