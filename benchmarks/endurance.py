@@ -3,7 +3,7 @@
     python -m benchmarks.endurance --scenes particles intersection parking_lot pg_map
 
 Every scene runs in a process of its own: 1,000 resets with a few steps after each, then (with --episodes) whole
-episodes with horizon=60. One row per tenth of the way goes to a CSV. The bounds: from the end of the first fifth, which
+episodes with horizon=60. One row per hundredth of the way goes to a CSV. The bounds: from the end of the first fifth, which
 fills caches, to the end, resident memory grows by less than 32 MiB and 10 % (whichever is more), and the median reset
 of the last fifth takes less than 1.5 times that of the second.
 """
@@ -40,7 +40,7 @@ def rss_mib() -> float:
 
 
 def endure(scene: str, part: str, count: int, limit_s: float) -> list[dict[str, Any]]:
-    """Rows of COLUMNS, one per tenth of `count` resets or episodes; fewer where `limit_s` seconds do not suffice."""
+    """Rows of COLUMNS, one per hundredth of `count` resets or episodes; fewer where `limit_s` seconds do not suffice."""
     horizon = 60 if part == "episodes" else 1000
     simulator = local_simulator(scene_options(scene, horizon=horizon))
     rng, rows, times, start = np.random.default_rng(0), [], [], time.perf_counter()
@@ -54,7 +54,7 @@ def endure(scene: str, part: str, count: int, limit_s: float) -> list[dict[str, 
             batch = simulator.step(np.column_stack([rng.normal(0, 0.2, slots), rng.uniform(0.2, 1, slots)]))
             steps += 1
         late = time.perf_counter() - start > limit_s
-        if number % max(1, count // 10) == 0 or late:
+        if number % max(1, count // 100) == 0 or late:
             rows.append(
                 dict(zip(
                     COLUMNS,
@@ -73,19 +73,24 @@ def endure(scene: str, part: str, count: int, limit_s: float) -> list[dict[str, 
 def verdict(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     """Whether the rows of one scene and part keep the bounds, and the sentence that says so."""
     what = f"{rows[0]['scene']}, {rows[-1]['count']} {rows[0]['part']}"
-    if len(rows) < 5:
+    if len(rows) < 10:
         return False, f"{what}: only {len(rows)} rows; too few to judge, give more --limit-s"
     early, late = rows[len(rows) // 5 - 1], rows[-1]
     growth = late["rss_mib"] - early["rss_mib"]
     allowed = max(MAX_GROWTH_MIB, MAX_GROWTH * early["rss_mib"])
     tail = rows[-(len(rows) // 5) :]
-    slowdown = float(np.median([row["reset_ms_median"] for row in tail])) / rows[len(rows) // 5]["reset_ms_median"]
+    second = rows[len(rows) // 5 : 2 * (len(rows) // 5)]
+    slowdown = _median_ms(tail) / _median_ms(second)
     kept = growth < allowed and slowdown < MAX_SLOWDOWN
     return kept, (
         f"{what}: memory {early['rss_mib']:.0f} -> {late['rss_mib']:.0f} MiB ({growth:+.1f}, bound {allowed:.0f}), "
-        f"reset {late['reset_ms_median']:.1f} ms, {slowdown:.2f} times the early one (bound {MAX_SLOWDOWN}): "
+        f"reset {_median_ms(tail):.1f} ms, {slowdown:.2f} times the early one (bound {MAX_SLOWDOWN}): "
         f"{'kept' if kept else 'EXCEEDED'}"
     )
+
+
+def _median_ms(rows: Sequence[dict[str, Any]]) -> float:
+    return float(np.median([row["reset_ms_median"] for row in rows]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
