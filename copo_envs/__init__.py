@@ -1,9 +1,9 @@
 """Multi-agent driving scenes with respawning vehicles for PettingZoo and Gymnasium.
 
 `parallel_env(scene)` is the PettingZoo view with one agent per life, `slots_env(scene)` the one with a fixed set of
-agents, `vector_env(scene)` the one as arrays; `copo_envs.intersection_v0` and its neighbours follow PettingZoo's naming,
-and `gymnasium.make_vec("copo_envs/Intersection-v0")` works. MetaDrive is not imported before a scene that needs it is
-reset.
+agents, `vector_env(scene)` the one as arrays; `copo_envs.intersection_v0` and its neighbours follow PettingZoo's
+naming, and `gymnasium.make_vec("copo_envs/Intersection-v0")` works. MetaDrive is not imported before a scene that needs
+it is reset.
 """
 
 from __future__ import annotations

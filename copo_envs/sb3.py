@@ -121,18 +121,18 @@ class SceneVecEnv(VecEnv):
         """One picture per scene, which `render` tiles."""
         return self.scenes.render() or ()
 
-    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """An attribute of the `SceneVectorEnv`, which all rows share, once per row."""
         value = getattr(self.scenes, attr_name)
         return [value for _ in self._get_indices(indices)]
 
-    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Set an attribute of the `SceneVectorEnv`; of all rows, as they share it."""
         self._refuse_some(f"set_attr({attr_name!r})", indices)
         setattr(self.scenes, attr_name, value)
 
     def env_method(
-        self, method_name: str, *method_args: Any, indices: None | int | Iterable[int] = None, **method_kwargs: Any
+        self, method_name: str, *method_args: Any, indices: int | Iterable[int] | None = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method of the `SceneVectorEnv` once; its result once per row."""
         self._refuse_some(f"env_method({method_name!r})", indices)
@@ -140,12 +140,12 @@ class SceneVecEnv(VecEnv):
         return [result] * self.num_envs
 
     def env_is_wrapped(
-        self, wrapper_class: type[gymnasium.Wrapper], indices: None | int | Iterable[int] = None
+        self, wrapper_class: type[gymnasium.Wrapper], indices: int | Iterable[int] | None = None
     ) -> list[bool]:
         """False, except for `Monitor`: its `episode` infos are here, so that `evaluate_policy` counts lives."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
-    def _refuse_some(self, what: str, indices: None | int | Iterable[int]) -> None:
+    def _refuse_some(self, what: str, indices: int | Iterable[int] | None) -> None:
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise SceneError(f"{what} for some rows only; the rows share their scenes: leave indices out")
 

@@ -71,7 +71,11 @@ def check_pettingzoo(
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="unknown reset option 'options'")  # passed by the test itself
-        for test, cast in ((parallel_api_test, lambda env: env), (api_test, parallel_to_aec)):
+        tests: tuple[tuple[Any, Callable[[Env], Any]], ...] = (
+            (parallel_api_test, lambda env: env),
+            (api_test, parallel_to_aec),
+        )
+        for test, cast in tests:
             env = make()
             try:
                 test(cast(env), cycles)

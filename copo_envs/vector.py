@@ -47,8 +47,9 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     speaks of. About the vehicle that acted in the row in this step (zeros where nobody did): `acted`, `outcome`,
     `own_reward`, `velocity_m_s`, `route_completion`, `cost`, `energy`, `life_steps`. About the one that is in it now:
     `active`, `life` (its number in the episode, -1 for none), `spawned` (it appeared in this step). `position` is that
-    of the former or, where nobody acted, of the latter. About the scene of the row: `seed`, `map_seed` and `episode_step` of
-    the running episode, `episode_over` (this step ended an episode; the next has begun), `worker_restarted`.
+    of the former or, where nobody acted, of the latter. About the scene of the row: `seed`, `map_seed` and
+    `episode_step` of the running episode, `episode_over` (this step ended an episode; the next has begun),
+    `worker_restarted`.
 
     Rows that ended have their last observation in `final_obs` (an object array, None elsewhere), and in `final_info`
     the keys above of the vehicle that ended, its `life` included.
@@ -192,7 +193,7 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._positions(self._scenes.batch)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """One picture per scene from above, (H, W, 3) uint8, with `render_mode="rgb_array"`; else None and a warning."""
+        """One picture per scene, (H, W, 3) uint8, with `render_mode="rgb_array"`; else None and a warning."""
         if self.render_mode is None:
             gymnasium.logger.warn('render() without a render mode; make the environment with render_mode="rgb_array"')
             return None

@@ -51,7 +51,7 @@ def count_endings(ppo: PPO, scene: str, seed: int, steps: int = 1000) -> Counter
     venv.seed(seed)
     obs = venv.reset()
     for _ in range(steps):
-        actions, _ = ppo.predict(obs)
+        actions, _ = ppo.predict(obs)  # pyright: ignore[reportArgumentType]  (SB3's own observation type)
         obs, _, dones, infos = venv.step(actions)
         endings.update(Outcome(info["outcome"]) for info, done in zip(infos, dones, strict=True) if done)
         if infos[0]["episode_over"]:

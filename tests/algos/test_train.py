@@ -312,7 +312,7 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_with_a_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(SceneVector, "MAX_DEATHS", 1)
         during_iteration(2, kill_worker, patch)
-        with pytest.raises(WorkerError, match="environment 1 is given up: .*killed by SIGKILL"):
+        with pytest.raises(WorkerError, match=r"environment 1 is given up: .*killed by SIGKILL"):
             train(tiny(tmp_path, num_envs=2, total_steps=96, checkpoint_every=10_000))
     train(tiny(tmp_path, num_envs=2, total_steps=96, checkpoint_every=10_000, resume=True))
     assert steps(tmp_path) == [48, 96]

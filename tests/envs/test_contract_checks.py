@@ -90,7 +90,7 @@ def test_chance_is_found() -> None:
 def test_the_command_checks_and_says_what_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["--scenes", "particles", "--cycles", "10", "--steps", "120"]
+    arguments = ["--scenes", "particles", "--cycles", "10", "--steps", "200"]
     assert testing.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     lines = [line for line in lines if line.startswith(("ok ", "FAILED"))]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from copo_envs.lives_env import LivesEnv
 from copo_envs.outcomes import Outcome
 from copo_envs.process import AutoReset
-from copo_envs.scenes import scene_options
 from copo_envs.slots_env import SlotsEnv
 from copo_envs.step_batch import StepBatch
 from copo_envs.vector import SceneVectorEnv

@@ -298,7 +298,7 @@ def test_a_death_costs_the_others_nothing():
 
 @pytest.mark.parametrize("when", ["before the step", "in the step"])
 def test_a_dead_worker_is_replaced(when: str):
-    rng = np.random.default_rng(0)
+    rng, begun = np.random.default_rng(0), 2
     with (
         SceneVector(OPTIONS, 3, restart=True) as vector,
         SceneVector(OPTIONS, 0) as first,

@@ -147,28 +147,31 @@ def test_actions_of_empty_rows_are_ignored(closing: Closing) -> None:
 
 
 def test_refusals(closing: Closing) -> None:
-    for arguments, sentence in (
+    options: tuple[tuple[dict[str, Any], str], ...] = (
         ({"num_envs": 0}, "num_envs=0; use a whole number of scenes, 1 or more"),
         ({"num_envs": 2.0}, "num_envs=2.0; use"),
         ({"num_envs": 2, "in_process": True}, "in_process=True with num_envs=2"),
         ({"render_mode": "human"}, "unknown render_mode 'human'; use None or 'rgb_array'"),
         ({"num_agents": 33}, "num_agents=33 does not fit particles"),
         ({"cars": 33}, "unknown option 'cars' for particles"),
-    ):
+    )
+    for arguments, sentence in options:
         with pytest.raises(SceneError, match=sentence):
             vector_env("particles", **arguments)
     env = vector_env("particles", in_process=True, num_agents=2)
     for call in (lambda: env.step(np.zeros((2, 2))), env.positions):
         with pytest.raises(SceneError, match=r"call reset\(\) first"):
             call()
-    for arguments, sentence in (
+    resets: tuple[tuple[dict[str, Any], str], ...] = (
         ({"seed": -1}, "seed=-1 at reset; use a whole number"),
         ({"seed": [1, 2]}, "2 seeds for 1 scenes; give one each"),
         ({"seed": 1.5}, "seed=1.5 at reset"),
         ({"options": {"num_agents": 9}}, "num_agents=9 at reset"),
         ({"options": {"num_agents": "2"}}, "num_agents='2' at reset"),
         ({"options": {"reset_mask": np.ones(2, bool)}}, "'reset_mask'.* they reset themselves"),
-    ):
+        ({"options": {"maps": "moon"}}, "unknown maps 'moon' at reset; choose one of train, heldout"),
+    )
+    for arguments, sentence in resets:
         with pytest.raises(SceneError, match=sentence):
             env.reset(**arguments)
     with pytest.warns(UserWarning, match="unknown reset option 'cars' is ignored"):
@@ -235,7 +238,7 @@ def test_a_scene_whose_worker_dies_goes_on(closing: Closing) -> None:
             obs, *_, infos = env.step(forwards(env, rng))
             assert not infos["worker_restarted"].any()
     twin = closing(vector_env("particles", 2, num_agents=4, horizon=50))
-    twin.reset(seed=0)
+    undisturbed, _ = twin.reset(seed=0)
     rng = np.random.default_rng(0)
     for _ in range(80):
         undisturbed, *_ = twin.step(forwards(twin, rng))

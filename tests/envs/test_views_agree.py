@@ -70,14 +70,14 @@ def through_lives(env: Any, seed: int, steps: int) -> Story:
 
 def through_slots(env: Any, seed: int, steps: int) -> Story:
     teller = Teller()
-    obs, infos = env.reset(seed=seed)
+    _, infos = env.reset(seed=seed)
     ends: dict[int, np.ndarray] = {}
     for _ in range(steps):
         if not env.agents:
             break
         life = {slot: info["life"] for slot, info in infos.items() if info["active"]}
         actions = {slot: teller.action(life[slot]) if slot in life else np.zeros(2) for slot in env.agents}
-        obs, rewards, _, _, infos = env.step(actions)
+        _, rewards, _, _, infos = env.step(actions)
         for slot, number in life.items():
             info = infos[slot]
             # This view gives no last observation of a life whose slot goes on; the simulator's stands in.
