@@ -71,14 +71,13 @@ def check_pettingzoo(
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="unknown reset option 'options'")  # passed by the test itself
-        tests: tuple[tuple[Any, Callable[[Env], Any]], ...] = (
-            (parallel_api_test, lambda env: env),
-            (api_test, parallel_to_aec),
-        )
-        for test, cast in tests:
+        for in_turn in (False, True):
             env = make()
             try:
-                test(cast(env), cycles)
+                if in_turn:
+                    api_test(parallel_to_aec(env), cycles)
+                else:
+                    parallel_api_test(env, cycles)
             finally:
                 env.close()
         if seeds:
