@@ -133,7 +133,10 @@ class Collector:
 
     def _count_lives(self, batch: StepBatch, lives: list[tuple[np.ndarray, ...]], episode_rates: list[float]) -> None:
         self._life_reward += batch.reward
-        ended = batch.terminated | batch.truncated
+        # A truncation without an outcome is that of a worker that died: how these lives would have ended is not known.
+        lost = batch.truncated & (batch.outcome == Outcome.RUNNING)
+        self._life_reward[lost] = 0.0
+        ended = (batch.terminated | batch.truncated) & ~lost
         if ended.any():
             success = (batch.outcome == Outcome.SUCCESS).sum(axis=1)
             self._episode += np.stack([ended.sum(axis=1), success], axis=1)
@@ -142,7 +145,8 @@ class Collector:
             self._life_reward[ended] = 0.0
         for env in np.nonzero(batch.episode_over)[0]:
             total, successes = self._episode[env]
-            episode_rates.append(successes / max(1, total))
+            if not lost[env].any():
+                episode_rates.append(successes / max(1, total))
             self._episode[env] = 0
 
     def _admit(self, batch: StepBatch, lcf_mean: float, lcf_std: float) -> None:

@@ -50,7 +50,7 @@ class Trainer:
             horizon=config.horizon,
             start_seed=config.start_seed,
         )
-        self.scenes = SceneVector(self.options, config.num_envs)
+        self.scenes = SceneVector(self.options, config.num_envs, restart=True)
         self.device = device_of(config.device)
 
         self.generator = torch.Generator().manual_seed(config.seed)

@@ -16,7 +16,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,11 +25,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene
-from copo_envs.step_batch import ACTION_SIZE, Simulator, StepBatch
+from copo_envs.step_batch import ACTION_SIZE, NOW_FIELDS, Simulator, StepBatch
 
 
 class WorkerError(RuntimeError):
-    """A worker process died. What it was simulating is lost; the message says how it ended."""
+    """A worker process died or failed. What it was simulating is lost; the message says how it ended."""
+
+
+class WorkerDied(WorkerError):
+    """The process ended from outside, killed by a signal say, and not by an error in the simulation."""
 
 
 def local_simulator(options: SceneOptions) -> Simulator:
@@ -55,37 +60,54 @@ def make_simulator(options: SceneOptions, in_process: bool | None = None) -> Sim
     return local_simulator(options) if in_process else ProcessSimulator(options)
 
 
+class WorkerRestartWarning(RuntimeWarning):
+    """A worker of a `SceneVector` died and was replaced."""
+
+
+class EpisodeSeeds:
+    """The seeds of consecutive episodes: the one given, then draws from a generator seeded with it.
+
+    The PettingZoo views take theirs from the same sequence: `reset(seed=s)`, then `reset()`, `reset()`, ...
+    """
+
+    def __init__(self, seed: int):
+        self.current = int(seed)
+        self._rng = np.random.default_rng(self.current)
+
+    def advance(self) -> int:
+        """The seed of the next episode, from now on the current one."""
+        self.current = int(self._rng.integers(2**31))
+        return self.current
+
+
 class AutoReset:
     """A simulator that begins the next episode in the step that ended the last one.
 
-    `batch.episode_over` still says that an episode ended; the "now" half belongs to the new one. Episode seeds are
-    drawn from a generator seeded with the seed of `reset`.
+    `batch.episode_over` still says that an episode ended; the "now" half belongs to the new one. The seeds of the
+    episodes are those of `EpisodeSeeds`.
     """
 
     def __init__(self, simulator: Simulator):
         self.simulator = simulator
         self.batch = simulator.batch
-        self._rng = np.random.default_rng()
+        self._seeds = EpisodeSeeds(0)
         self._num_agents: int | None = None
         self._maps: str | None = None
 
     def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
-        """Begin the first episode of the sequence that `seed` determines."""
-        self._rng = np.random.default_rng(seed)
+        """Begin the episode of `seed`, which determines all that follow it as well."""
+        self._seeds = EpisodeSeeds(seed)
         self._num_agents = num_agents
         self._maps = maps
-        return self.simulator.reset(self._next_seed(), num_agents, maps)
+        return self.simulator.reset(self._seeds.current, num_agents, maps)
 
     def step(self, actions: np.ndarray) -> StepBatch:
         """One env step."""
         self.simulator.step(actions)
         if self.batch.episode_over:
-            self.simulator.begin_episode(self._next_seed(), self._num_agents, self._maps)
+            self.simulator.begin_episode(self._seeds.advance(), self._num_agents, self._maps)
             self.batch.episode_over[...] = True
         return self.batch
-
-    def _next_seed(self) -> int:
-        return int(self._rng.integers(2**31))
 
 
 class ProcessSimulator:
@@ -222,7 +244,7 @@ class ProcessSimulator:
         code = process.wait()
         self.close()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise WorkerError(
+        raise WorkerDied(
             f"the worker process of {self.options.scene} died ({how}); its episode is lost: reset to begin another"
         )
 
@@ -282,9 +304,17 @@ class SceneVector:
     Args:
         options: from `scene_options`.
         num_envs: E, one worker process each; 0: one scene in this process, for a debugger.
+        restart: replace a worker that dies instead of raising `WorkerDied`. A warning says so, and `restarted` which
+            environment it was. Nobody knows what the lost step did, so the lives that were in it are cut in the batch:
+            truncated with reward 0, their last known observation as the final one, and outcome 0; a new episode has
+            begun. The other environments lose nothing. A worker that dies `MAX_DEATHS` times within `DEATH_WINDOW`
+            steps is given up.
     """
 
-    def __init__(self, options: SceneOptions, num_envs: int):
+    MAX_DEATHS = 3
+    DEATH_WINDOW = 1000
+
+    def __init__(self, options: SceneOptions, num_envs: int, restart: bool = False):
         if num_envs < 0:
             raise SceneError(f"num_envs={num_envs}; use 1 or more worker processes, or 0 for one scene in this process")
         self.options = options
@@ -292,33 +322,68 @@ class SceneVector:
         self.num_slots = options.num_agents
         self.obs_size = get_scene(options.scene).obs_size
         self.batch = StepBatch.zeros(self.num_slots, self.obs_size, lead=(self.num_envs,))
-        self._rows = [self.batch.row(env) for env in range(self.num_envs)]
+        self.restarted = np.zeros(self.num_envs, np.bool_)
+        """(E,) in the last step or reset the worker died and another one took its place."""
+        self.episode_seed = np.zeros(self.num_envs, np.int64)
+        """(E,) seeds of the running episodes."""
+        self._restart = restart
         self._local = AutoReset(local_simulator(options)) if num_envs == 0 else None
         self._workers = [ProcessSimulator(options, auto_reset=True) for _ in range(num_envs)]
+        self._rows: list[StepBatch] = []
+        self._seeds: list[EpisodeSeeds] = []
+        self._num_agents: int | None = None
+        self._maps: str | None = None
+        self._steps = 0
+        self._deaths: list[list[int]] = [[] for _ in range(self.num_envs)]
+        """Per environment: the values of `_steps` at which its worker died."""
 
-    def reset(self, seeds: Sequence[int], num_agents: int | None = None) -> StepBatch:
-        """Begin an episode in each environment. `seeds` (E,) determine it and all that follow it there."""
+    def reset(self, seeds: Sequence[int], num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+        """Begin an episode in each environment. `seeds` (E,) determine it and all that follow it there.
+
+        `num_agents` and `maps` as of `Simulator.reset`; they hold for the episodes that follow, too.
+        """
         if len(seeds) != self.num_envs:
             raise SceneError(f"{len(seeds)} seeds for {self.num_envs} environments; give one each")
+        self._rows = [self.batch.row(env) for env in range(self.num_envs)]
+        self._seeds = [EpisodeSeeds(seed) for seed in seeds]
+        self._num_agents, self._maps = num_agents, maps
+        self.restarted[:] = False
         if self._local is not None:
-            self._rows[0].copy_from(self._local.reset(seeds[0], num_agents))
-            return self.batch
-        for worker, seed in zip(self._workers, seeds, strict=True):
-            worker.send("reset", seed, num_agents)
-        self._gather()
+            self._rows[0].copy_from(self._local.reset(self._seeds[0].current, num_agents, maps))
+        else:
+            died = self._ask(range(self.num_envs), self._send_reset)
+            self._begin_again(died)
+        self._note_seeds()
         return self.batch
 
     def step(self, actions: np.ndarray) -> StepBatch:
         """One step of every environment. actions (E, N, 2)."""
+        if not self._rows:
+            raise SceneError("step() before reset(): call reset(seeds) first")
+        self.restarted[:] = False
+        self._steps += 1
         if self._local is not None:
             self._rows[0].copy_from(self._local.step(actions[0]))
-            return self.batch
-        # All are checked before one is sent: a refusal must not leave some environments a step ahead.
-        moves = [check_actions(move, self.num_slots, row.active) for move, row in zip(actions, self._rows, strict=True)]
-        for worker, move in zip(self._workers, moves, strict=True):
-            worker.step_async(move)
-        self._gather()
+        else:
+            # All are checked before one is sent: a refusal must not leave some environments a step ahead.
+            moves = [
+                check_actions(move, self.num_slots, row.active) for move, row in zip(actions, self._rows, strict=True)
+            ]
+            died = self._ask(range(self.num_envs), lambda env: self._workers[env].step_async(moves[env]))
+            if died:
+                self._replace(died)
+        for env in np.nonzero(self.batch.episode_over & ~self.restarted)[0]:
+            self._seeds[env].advance()
+        self._note_seeds()
         return self.batch
+
+    def scenery(self, env: int) -> dict[str, Any]:
+        """The scenery of an environment, see `Simulator.scenery`."""
+        return self._local.simulator.scenery() if self._local is not None else self._workers[env].scenery()
+
+    def wrecks(self, env: int) -> np.ndarray:
+        """The wrecks of an environment, see `Simulator.wrecks`."""
+        return self._local.simulator.wrecks() if self._local is not None else self._workers[env].wrecks()
 
     def close(self) -> None:
         """End the workers."""
@@ -333,16 +398,86 @@ class SceneVector:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _gather(self) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        # Views do not survive pickling; a reset makes them anew. What has started refuses by itself.
+        return {**self.__dict__, "_rows": []}
+
+    def _send_reset(self, env: int) -> None:
+        self._workers[env].send("reset", self._seeds[env].current, self._num_agents, self._maps)
+
+    def _ask(self, envs: Iterable[int], send: Callable[[int], None]) -> dict[int, WorkerDied]:
+        """Send a command to some workers, wait for all of them, and take over what they did. Returns who died."""
+        died: dict[int, WorkerDied] = {}
         errors: list[Exception] = []
-        for worker, row in zip(self._workers, self._rows, strict=True):
+        asked = []
+        for env in envs:
             try:
-                worker.receive()
+                send(env)
+                asked.append(env)
+            except WorkerDied as error:
+                died[env] = error
+        for env in asked:
+            try:
+                self._workers[env].receive()
+            except WorkerDied as error:
+                died[env] = error  # what it left in the shared memory may be half a step
+                continue
             except (SceneError, WorkerError) as error:  # the others' replies must not stay in their pipes
                 errors.append(error)
-            row.copy_from(worker.batch)
+            self._rows[env].copy_from(self._workers[env].batch)
         if errors:
             raise errors[0]
+        if died and not self._restart:
+            raise next(iter(died.values()))
+        return died
+
+    def _replace(self, died: dict[int, WorkerDied]) -> None:
+        """Cut the lives that were in the workers that died in a step, and begin new episodes there."""
+        cut = {env: StepBatch.zeros(self.num_slots, self.obs_size) for env in died}
+        for env, lost in cut.items():
+            row = self._rows[env]
+            lost.acted[:] = lost.truncated[:] = row.active
+            for name, source in (
+                ("acted_life", row.life),
+                ("final_obs", row.obs),
+                ("acted_position", row.position),
+                ("acted_heading", row.heading),
+            ):
+                getattr(lost, name)[row.active] = source[row.active]
+            # The same state and number of deaths give the same episode again.
+            self._seeds[env] = EpisodeSeeds(self._seeds[env].advance())
+        self._begin_again(died)
+        for env, lost in cut.items():
+            row = self._rows[env]
+            for name in NOW_FIELDS:
+                getattr(lost, name)[...] = getattr(row, name)
+            lost.episode_over[...] = True
+            row.copy_from(lost)
+
+    def _begin_again(self, died: dict[int, WorkerDied]) -> None:
+        """New workers for those that died, at the beginning of an episode."""
+        while died:
+            for env, error in died.items():
+                self._count_death(env, error)
+                self.restarted[env] = True
+            died = self._ask(died, self._send_reset)
+
+    def _count_death(self, env: int, error: WorkerDied) -> None:
+        recent = [step for step in self._deaths[env] if step > self._steps - self.DEATH_WINDOW]
+        self._deaths[env] = [*recent, self._steps]
+        if len(self._deaths[env]) >= self.MAX_DEATHS:
+            raise WorkerError(
+                f"environment {env} is given up: its worker has died {self.MAX_DEATHS} times within "
+                f"{self.DEATH_WINDOW} steps; the last time, {error}"
+            ) from error
+        warnings.warn(
+            f"environment {env}, step {self._steps}: {error}. A new worker has taken its place and begins another one",
+            WorkerRestartWarning,
+            stacklevel=5,
+        )
+
+    def _note_seeds(self) -> None:
+        self.episode_seed[:] = [seeds.current for seeds in self._seeds]
 
 
 def _engine_here() -> bool:

@@ -17,7 +17,7 @@ from copo_envs.step_batch import ACTION_SIZE, StepBatch
 RENDER_MODES = ("rgb_array",)
 
 # key of an info -> the field of the batch that it is taken from
-_INFO_FIELDS = {
+INFO_FIELDS = {
     "outcome": "outcome",
     "own_reward": "reward",
     "velocity_m_s": "velocity",
@@ -183,9 +183,9 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
 
     def _infos_by_slot(self, batch: StepBatch) -> list[dict[str, Any]]:
         """For every slot what its vehicle did in this step: zeros where nobody acted."""
-        columns = (getattr(batch, field).tolist() for field in _INFO_FIELDS.values())
+        columns = (getattr(batch, field).tolist() for field in INFO_FIELDS.values())
         return [
-            {**dict(zip(_INFO_FIELDS, row, strict=True)), "seed": self._episode_seed, "map_seed": self._map_seed}
+            {**dict(zip(INFO_FIELDS, row, strict=True)), "seed": self._episode_seed, "map_seed": self._map_seed}
             for row in zip(*columns, strict=True)
         ]
 

@@ -1,12 +1,18 @@
 """The contracts of a lives view and of a simulator as functions, for wrappers of these scenes and for your own.
 
-PettingZoo's tests act uniformly at random, so that almost no vehicle moves and none ends. These drive forwards.
+PettingZoo's tests act uniformly at random, so that almost no vehicle moves and none ends. These drive forwards, and
+`drive_forwards_space` makes PettingZoo's do so. Too long for a test suite, and so a command:
+
+    python -m copo_envs.testing --scenes intersection parking_lot
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +32,56 @@ def drive_forwards(env: Env, rng: np.random.Generator) -> dict[str, np.ndarray]:
         steering = rng.normal(0.0, 0.2)
         actions[agent] = np.array([np.clip(steering, -1, 1), rng.uniform(0.2, 1.0)], np.float32)
     return actions
+
+
+class ForwardBox(Box):
+    """The action space of a scene, but its samples drive: uniform ones stand still on average, and nobody ends."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> np.ndarray:
+        steering, throttle = super().sample(mask, probability)
+        return np.array([0.3 * steering, abs(throttle)], np.float32)
+
+
+def drive_forwards_space(env: Any, seed: int = 0) -> Any:
+    """Give a view of a scene (not reset yet) an action space whose samples drive, for tests that sample it."""
+    space = ForwardBox(-1.0, 1.0, (2,), np.float32, seed=seed)
+    env.action_spaces = dict.fromkeys(env.possible_agents, space)
+    return env
+
+
+def check_pettingzoo(
+    make_env: Callable[[], Env], cycles: int = 100, forwards: bool = True, seeds: bool = False
+) -> None:
+    """PettingZoo's `parallel_api_test` and, through AEC, `api_test`; with `seeds` also `parallel_seed_test`.
+
+    Args:
+        make_env: makes a view of a scene. With `seeds` two are open at once: it must not insist on `in_process=True`.
+        cycles: steps of each test.
+        forwards: sample actions that drive; else uniform ones.
+        seeds: see above.
+
+    Raises:
+        AssertionError: and what else PettingZoo's tests raise.
+    """
+    from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test
+    from pettingzoo.utils.conversions import parallel_to_aec
+
+    def make() -> Env:
+        return drive_forwards_space(make_env()) if forwards else make_env()
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="unknown reset option 'options'")  # passed by the test itself
+        for in_turn in (False, True):
+            env = make()
+            try:
+                if in_turn:
+                    api_test(parallel_to_aec(env), cycles)
+                else:
+                    parallel_api_test(env, cycles)
+            finally:
+                env.close()
+        if seeds:
+            parallel_seed_test(make, cycles)
 
 
 def check_scene(
@@ -109,6 +165,7 @@ def check_deterministic(
     steps: int = 300,
     seed: int = 0,
     others: Iterable[Callable[[], Env]] = (),
+    min_endings: int = 0,
 ) -> int:
     """See that the same seed and actions give the same episodes, bit for bit.
 
@@ -120,15 +177,17 @@ def check_deterministic(
         steps: how many, over as many episodes as that takes.
         seed: of the first episode and of the actions.
         others: makers of environments that must agree with that of `make_env`.
+        min_endings: drive on after `steps` until so many lives have ended, at most ten times as far.
 
     Returns:
         How many lives ended. A check in which nobody ended says little.
 
     Raises:
-        AssertionError: names the first difference.
+        AssertionError: names the first difference, or fewer endings than `min_endings`.
     """
     env = make_env()
-    first = _record(env, steps, seed)
+    first = _record(env, steps, seed, min_endings)
+    steps = sum("rewards" in moment for moment in first)
     _record(env, min(steps, 50), seed + 1)
     _compare(first, _record(env, steps, seed), "after another reset")
     env.close()
@@ -136,9 +195,9 @@ def check_deterministic(
         env = make_other()
         _compare(first, _record(env, steps, seed), f"in environment {number + 2}")
         env.close()
-    return sum(
-        ended for moment in first for what in ("terminations", "truncations") for ended in moment.get(what, {}).values()
-    )
+    endings = sum(map(_endings, first))
+    assert endings >= min_endings, f"{endings} lives ended in {steps} steps, and {min_endings} were asked for"
+    return endings
 
 
 def check_simulator(simulator: Simulator, steps: int = 300, seed: int = 0, num_agents: int | None = None) -> int:
@@ -259,10 +318,17 @@ def _why(obs: Mapping[str, np.ndarray], agent: str) -> str:
     return f"shape {values.shape}, {values.dtype}, from {np.min(values)} to {np.max(values)}"
 
 
-def _record(env: Env, steps: int, seed: int) -> list[dict[str, dict[str, Any]]]:
+def _endings(moment: dict[str, dict[str, Any]]) -> int:
+    return sum(sum(moment.get(what, {}).values()) for what in ("terminations", "truncations"))
+
+
+def _record(env: Env, steps: int, seed: int, min_endings: int = 0) -> list[dict[str, dict[str, Any]]]:
     rng = np.random.default_rng(seed)
     moments: list[dict[str, dict[str, Any]]] = []
-    for step in range(steps):
+    endings = 0
+    for step in range(10 * steps if min_endings else steps):
+        if step >= steps and endings >= min_endings:
+            break
         if not env.agents or step == 0:
             obs, infos = env.reset(seed=seed + step)
             moments.append({"observations": obs, "infos": infos, "positions": _positions(env)})
@@ -278,6 +344,7 @@ def _record(env: Env, steps: int, seed: int) -> list[dict[str, dict[str, Any]]]:
                 "agents": dict.fromkeys(env.agents),
             }
         )
+        endings += _endings(moments[-1])
     return moments
 
 
@@ -297,3 +364,68 @@ def _compare(first: list[dict[str, dict[str, Any]]], again: list[dict[str, dict[
                 assert same, (
                     f"{where}, at moment {moment}: {what} of {agent} are {value} first and {other[what][agent]} then"
                 )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """PettingZoo's tests and the checks above on whole scenes, one line each; exit code 1 where one fails."""
+    from copo_envs.lives_env import parallel_env
+    from copo_envs.scenes import SCENES
+    from copo_envs.slots_env import slots_env
+
+    parser = argparse.ArgumentParser(prog="python -m copo_envs.testing", description=(main.__doc__ or "").strip())
+    parser.add_argument("--scenes", nargs="+", default=list(SCENES), choices=list(SCENES))
+    parser.add_argument("--cycles", type=int, default=150, help="steps of each of PettingZoo's tests")
+    parser.add_argument("--steps", type=int, default=300, help="steps of each check; determinism: and 100 endings")
+    args = parser.parse_args(arguments)
+    failed = 0
+
+    def report(what: str, check: Callable[[], Any]) -> None:
+        nonlocal failed
+        try:
+            result = check()
+            print(f"ok      {what}{'' if result is None else f': {result}'}", flush=True)
+        except Exception as error:  # whatever a check raises is what it found
+            failed += 1
+            print(f"FAILED  {what}: {type(error).__name__}: {error}", flush=True)
+
+    for scene in args.scenes:
+        for num_agents in (1, 2, SCENES[scene].num_agents, SCENES[scene].capacity):
+            for view in (parallel_env, slots_env):
+                for forwards in (True, False):
+                    name = f"{scene}, {num_agents} vehicles, {view.__name__}, {'forwards' if forwards else 'uniform'}"
+
+                    def make(view: Any = view, count: int = num_agents, scene: str = scene) -> Env:
+                        return view(scene, num_agents=count, horizon=100)
+
+                    report(
+                        name, lambda make=make, forwards=forwards: check_pettingzoo(make, args.cycles, forwards, True)
+                    )
+            for_contract = {"num_agents": num_agents, "horizon": 100}
+            report(
+                f"{scene}, {num_agents} vehicles, contract", lambda s=scene, o=for_contract: _contract(s, o, args.steps)
+            )
+        report(
+            f"{scene}, the same episodes again, anew, and in a worker",
+            lambda scene=scene: check_deterministic(
+                lambda: parallel_env(scene, in_process=True),
+                args.steps,
+                others=[lambda: parallel_env(scene, in_process=False)],
+                min_endings=100,
+            ),
+        )
+    return int(failed > 0)
+
+
+def _contract(scene: str, options: dict[str, Any], steps: int) -> str:
+    from copo_envs.lives_env import parallel_env
+
+    env = parallel_env(scene, **options)
+    try:
+        endings = check_scene(env, steps)
+    finally:
+        env.close()
+    return ", ".join(f"{ending.name.lower()} {count}" for ending, count in sorted(endings.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

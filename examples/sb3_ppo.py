@@ -1,11 +1,10 @@
-"""Train PPO of Stable-Baselines3 on a scene through SuperSuit, then count how its vehicles end.
+"""Train PPO of Stable-Baselines3 on a scene, then count how its vehicles end.
 
     python examples/sb3_ppo.py --scene intersection --total-timesteps 4000
 
-Needs the `train` extra. Every slot of the scene becomes one row of a vectorised environment, and all rows share one
-policy. In this view a slot does not end when its vehicle does, so **returns and advantages run across vehicles**: the
-reward of the vehicle that comes next counts for the one before it, and empty slots are trained on too. That is what
-most libraries can take without changes; the algorithms of `copo train` see every vehicle's own beginning and end.
+Needs the `train` extra. Every slot of the scenes is one row of a vectorised environment, and all rows share one policy.
+A row is done when its vehicle ends, so every vehicle has its own return; `MaskedRolloutBuffer` keeps the rows of slots
+that wait for their next vehicle out of the minibatches.
 """
 
 from __future__ import annotations
@@ -13,39 +12,31 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-import numpy as np
-import supersuit
 import torch
 from stable_baselines3 import PPO
-from supersuit.vector.sb3_vector_wrapper import SB3VecEnvWrapper
 
 import copo_envs
 from copo_envs import Outcome
+from copo_envs.sb3 import MaskedRolloutBuffer, SceneVecEnv
 
 
 def train(scene: str, total_timesteps: int, num_scenes: int, seed: int) -> PPO:
     """PPO after about `total_timesteps` rows (vehicles times steps); it stops after whole rollouts."""
     torch.set_num_threads(1)  # networks this small are slower on several threads
-    env = copo_envs.slots_env(scene)
-    rows = env.options.num_agents * num_scenes
-    # SuperSuit copies the environment by pickling it, so it must not have been reset before.
-    slots = supersuit.pettingzoo_env_to_vec_env_v1(env)
-    scenes = supersuit.concat_vec_envs_v1(slots, num_scenes, num_cpus=0)
-    venv = SB3VecEnvWrapper(scenes)
-    # SuperSuit's environments have no seed(), so PPO(seed=...) fails. Seed the two sides apart: torch here, and the
-    # scenes by a first reset; later resets without a seed go on from it.
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (PPO shuffles its minibatches with it)
-    scenes.reset(seed=seed)
+    venv = SceneVecEnv(scene, num_scenes)  # one worker process per scene
+    rows = venv.num_envs
     ppo = PPO(
         "MlpPolicy",
         venv,
-        n_steps=8 * min(32, max(2, total_timesteps // (8 * rows))),
-        batch_size=8 * rows,
+        rollout_buffer_class=MaskedRolloutBuffer,
+        n_steps=8 * min(16, max(2, total_timesteps // (8 * rows))),
+        batch_size=4 * rows,
         n_epochs=5,
         learning_rate=1e-3,
         gamma=0.97,
+        seed=seed,
         verbose=1,
+        device="cpu",
     )
     try:
         return ppo.learn(total_timesteps)
@@ -55,23 +46,23 @@ def train(scene: str, total_timesteps: int, num_scenes: int, seed: int) -> PPO:
 
 def count_endings(ppo: PPO, scene: str, seed: int, steps: int = 1000) -> Counter[Outcome]:
     """How the vehicles end in one episode of the policy, at most `steps` long."""
-    env = copo_envs.slots_env(scene)
+    venv = SceneVecEnv(scene, in_process=True)
     endings: Counter[Outcome] = Counter()
-    obs, _ = env.reset(seed=seed)
+    venv.seed(seed)
+    obs = venv.reset()
     for _ in range(steps):
-        actions, _ = ppo.predict(np.stack(list(obs.values())))
-        obs, _, _, _, infos = env.step(dict(zip(obs, actions, strict=True)))
-        # The true endings are in the infos: the terminations of this view are those of the whole episode.
-        endings.update(Outcome(info["outcome"]) for info in infos.values() if info["outcome"])
-        if not env.agents:
+        actions, _ = ppo.predict(obs)  # pyright: ignore[reportArgumentType]  (SB3's own observation type)
+        obs, _, dones, infos = venv.step(actions)
+        endings.update(Outcome(info["outcome"]) for info, done in zip(infos, dones, strict=True) if done)
+        if infos[0]["episode_over"]:
             break
-    env.close()
+    venv.close()
     return endings
 
 
 def main(arguments: list[str] | None = None) -> Counter[Outcome]:
     """The command line."""
-    parser = argparse.ArgumentParser(description="PPO of Stable-Baselines3 on the slots view of a scene.")
+    parser = argparse.ArgumentParser(description="PPO of Stable-Baselines3 on a scene, every vehicle an episode.")
     parser.add_argument("--scene", default="intersection", choices=list(copo_envs.SCENES))
     parser.add_argument("--total-timesteps", type=int, default=4000, help="vehicle steps to train for")
     parser.add_argument("--num-scenes", type=int, default=1, help="copies of the scene that step together")

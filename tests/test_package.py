@@ -64,11 +64,18 @@ def test_only_the_simulator_touches_metadrive() -> None:
     assert users == METADRIVE_ROOMS
 
 
+def test_only_one_room_needs_stable_baselines3() -> None:
+    users = {path.name for path in (ROOT / "copo_envs").rglob("*.py") if "stable_baselines3" in imported_packages(path)}
+    assert users == {"sb3.py"}
+
+
 def test_importing_the_environments_is_light() -> None:
     result = python(
         "import sys, copo_envs\n"
         "copo_envs.parallel_env('particles').reset(seed=0)\n"
-        "print([name for name in ('torch', 'copo_algos', 'metadrive', 'panda3d', 'matplotlib', 'pandas')"
+        "copo_envs.vector_env('particles', in_process=True).reset(seed=0)\n"
+        "print([name for name in ('torch', 'stable_baselines3', 'copo_algos', 'metadrive', 'panda3d', 'matplotlib',"
+        " 'pandas')"
         " if name in sys.modules])"
     )
     assert result.returncode == 0, result.stderr

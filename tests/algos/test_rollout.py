@@ -16,13 +16,13 @@ from copo_algos.networks import GaussianActor
 from copo_algos.rollout import Collector, draw_lcf, with_lcf
 from copo_algos.types import Lives, Rollout
 from copo_envs.outcomes import Outcome
-from copo_envs.process import SceneVector
+from copo_envs.process import SceneVector, WorkerRestartWarning
 from copo_envs.scenes import scene_options
 from copo_envs.step_batch import StepBatch
 
 OPTIONS = scene_options("particles", num_agents=24, horizon=70)
 DISTANCE = 25.0
-SEEDS = [11, 12]
+SEEDS = [12, 13]
 STEPS = 75  # of each of two rollouts: an episode lasts at most 70 + 70 steps
 
 
@@ -235,6 +235,43 @@ def test_environments_in_workers_each_follow_their_seed():
                 np.testing.assert_array_equal(rollout.acted[t, env], batch.acted)
                 np.testing.assert_allclose(rollout.reward[t, env, :, 0], batch.reward, rtol=1e-6)
     assert not np.array_equal(rollout.obs[0, 0], rollout.obs[0, 1])
+
+
+def test_lives_in_a_worker_that_dies_are_cut_and_not_counted():
+    with SceneVector(OPTIONS, 2, restart=True) as scenes, SceneVector(OPTIONS, 0) as twin:
+        collector = Collector(scenes, True, DISTANCE, np.random.default_rng(3), torch.Generator().manual_seed(2))
+        collector.begin(SEEDS, 0.2, 0.3)
+        count = 0
+
+        def kill() -> None:
+            nonlocal count
+            count += 1
+            process = scenes._workers[1]._process
+            assert process is not None
+            if count == 10:
+                process.kill()
+                process.wait()
+
+        with pytest.warns(WorkerRestartWarning):
+            rollout = collector.collect(make_actor(True), 30, 0.2, 0.3, kill)
+        _, batches = follow(twin, rollout, 0)
+    # The lost step: truncated with the last known observation, which gives its bootstrap, and without reward.
+    alive = rollout.acted[9, 1] & ~rollout.terminated[9, 1] & ~rollout.truncated[9, 1]
+    assert alive.any() and (rollout.truncated[10, 1] | ~alive).all()
+    np.testing.assert_array_equal(rollout.truncated[10, 1], rollout.acted[10, 1])
+    assert not rollout.terminated[10, 1].any() and not rollout.reward[10, 1].any()
+    t, env, _ = np.nonzero(rollout.truncated)
+    rows = (t == 10) & (env == 1)
+    np.testing.assert_array_equal(rollout.truncated_obs[rows], rollout.obs[10, 1][rollout.truncated[10, 1]])
+    assert rollout.acted[11, 1].all()  # a new episode, everybody there
+    # Not counted among the lives: nobody knows how they would have ended.
+    known = (rollout.terminated | rollout.truncated).sum() - rollout.truncated[10, 1].sum()
+    assert len(rollout.lives.outcome) == known and (rollout.lives.outcome != Outcome.RUNNING).all()
+    assert rollout.lives.episode_success_rates == []
+    # And nothing of the other environment is lost.
+    for t, batch in enumerate(batches):
+        np.testing.assert_array_equal(rollout.acted[t, 0], batch.acted)
+        np.testing.assert_allclose(rollout.reward[t, 0, :, 0], batch.reward, rtol=1e-6)
 
 
 def test_without_an_ending_the_lists_are_empty():

@@ -21,7 +21,7 @@ from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.policy import checkpoints, load_policy
 from copo_algos.train import Trainer, train
-from copo_envs.process import WorkerError
+from copo_envs.process import SceneVector, WorkerError, WorkerRestartWarning
 from copo_envs.scenes import SceneError
 
 TINY: dict[str, Any] = {
@@ -291,16 +291,28 @@ def test_a_second_signal_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is before is not interrupts.Signals._remember
 
 
-def test_a_dead_worker_ends_the_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def kill(trainer: Trainer) -> None:
-        process = trainer.scenes._workers[1]._process
-        assert process is not None
-        process.kill()
-        process.wait()
+def kill_worker(trainer: Trainer) -> None:
+    process = trainer.scenes._workers[1]._process
+    assert process is not None
+    process.kill()
+    process.wait()
 
+
+def test_a_dead_worker_is_replaced_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        during_iteration(2, kill, patch)
-        with pytest.raises(WorkerError, match="killed by SIGKILL"):
+        during_iteration(2, kill_worker, patch)
+        with pytest.warns(WorkerRestartWarning, match="environment 1, .*killed by SIGKILL"):
+            train(tiny(tmp_path, num_envs=2, total_steps=96))
+    assert steps(tmp_path) == [48, 96]
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_run_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(SceneVector, "MAX_DEATHS", 1)
+        during_iteration(2, kill_worker, patch)
+        with pytest.raises(WorkerError, match=r"environment 1 is given up: .*killed by SIGKILL"):
             train(tiny(tmp_path, num_envs=2, total_steps=96, checkpoint_every=10_000))
     train(tiny(tmp_path, num_envs=2, total_steps=96, checkpoint_every=10_000, resume=True))
     assert steps(tmp_path) == [48, 96]

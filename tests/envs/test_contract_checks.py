@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from copo_envs import testing
 from copo_envs.lives_env import LivesEnv
 from copo_envs.particles import ParticlesSimulator
 from copo_envs.scenes import scene_options
@@ -81,6 +82,26 @@ def test_chance_is_found() -> None:
     with pytest.raises(AssertionError, match=r"after another reset, at moment 1: rewards of agent_0 are"):
         check_deterministic(lambda: Spoilt("chance"), steps=20)
     assert check_deterministic(lambda: Spoilt(""), steps=100) > 0
+    assert check_deterministic(lambda: Spoilt(""), steps=20, min_endings=12) >= 12
+    with pytest.raises(AssertionError, match=r"lives ended in 20 steps, and 1000 were asked for"):
+        check_deterministic(lambda: Spoilt(""), steps=2, min_endings=1000)
+
+
+def test_the_command_checks_and_says_what_fails(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--scenes", "particles", "--cycles", "10", "--steps", "200"]
+    assert testing.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in lines if line.startswith(("ok ", "FAILED"))]
+    assert len(lines) == 21 and all(line.startswith("ok ") for line in lines)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise AssertionError("no contract")
+
+    monkeypatch.setattr(testing, "check_scene", broken)
+    assert testing.main(arguments) == 1
+    assert "FAILED  particles, 1 vehicles, contract: AssertionError: no contract" in capsys.readouterr().out
 
 
 class Leaky(ParticlesSimulator):

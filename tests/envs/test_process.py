@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import copo_envs
 from copo_envs.particles import ParticlesSimulator
 from copo_envs.process import (
     AutoReset,
@@ -23,6 +25,7 @@ from copo_envs.process import (
     ProcessSimulator,
     SceneVector,
     WorkerError,
+    WorkerRestartWarning,
     local_simulator,
     make_simulator,
 )
@@ -205,7 +208,7 @@ def test_a_simulator_that_decides_at_its_first_reset():
 def test_the_next_episode_begins_in_the_step_that_ended_the_last():
     stepper, plain = AutoReset(ParticlesSimulator(OPTIONS)), ParticlesSimulator(OPTIONS)
     seeds = np.random.default_rng(9)
-    assert_same(stepper.reset(9), plain.reset(int(seeds.integers(2**31))))
+    assert_same(stepper.reset(9), plain.reset(9))
     rng = np.random.default_rng(0)
     episodes = 0
     while episodes < 2:
@@ -274,6 +277,141 @@ def test_a_vector_survives_the_death_of_a_worker():
         batch = vector.reset([3, 4])
         for env, seed in enumerate((3, 4)):
             assert_same(batch.row(env), twin.reset([seed]).row(0))
+
+
+def kill(worker: ProcessSimulator) -> None:
+    process_of(worker).kill()
+    process_of(worker).wait()
+
+
+def test_a_death_costs_the_others_nothing():
+    # Without `restart`, too: the step that the others took is theirs, and their replies are not left in the pipes.
+    with SceneVector(OPTIONS, 2) as vector, SceneVector(OPTIONS, 0) as twin:
+        vector.reset([1, 2])
+        twin.reset([2])
+        kill(vector._workers[0])
+        with pytest.raises(WorkerError, match="SIGKILL"):
+            vector.step(np.full((2, 5, 2), 0.5))
+        assert_same(vector.batch.row(1), twin.step(np.full((1, 5, 2), 0.5)).row(0))
+        assert process_of(vector._workers[1]).poll() is None
+
+
+@pytest.mark.parametrize("when", ["before the step", "in the step"])
+def test_a_dead_worker_is_replaced(when: str):
+    rng, begun = np.random.default_rng(0), 2
+    with (
+        SceneVector(OPTIONS, 3, restart=True) as vector,
+        SceneVector(OPTIONS, 0) as first,
+        SceneVector(OPTIONS, 0) as last,
+    ):
+        vector.reset([1, 2, 3])
+        first.reset([1])
+        last.reset([3])
+        for step in range(60):
+            before = {f.name: getattr(vector.batch, f.name)[1].copy() for f in fields(vector.batch)}
+            move = actions(rng, 3)
+            if step == 20 and when == "in the step":
+                process_of(vector._workers[1]).send_signal(signal.SIGSTOP)  # it does not read its command any more
+                threading.Timer(0.2, process_of(vector._workers[1]).kill).start()
+            elif step == 20:
+                kill(vector._workers[1])
+            if step == 20:
+                with pytest.warns(WorkerRestartWarning, match="environment 1, step 21: .* died .killed by SIGKILL"):
+                    vector.step(move)
+                assert vector.restarted.tolist() == [False, True, False]
+                cut, alive_before = vector.batch.row(1), before["active"]
+                for name in ("acted", "truncated"):
+                    np.testing.assert_array_equal(getattr(cut, name), alive_before)
+                assert not cut.terminated.any() and not cut.reward.any() and not cut.outcome.any()
+                np.testing.assert_array_equal(cut.final_obs, before["obs"])
+                np.testing.assert_array_equal(cut.acted_life, before["life"])
+                np.testing.assert_array_equal(cut.acted_position, before["position"])
+                assert cut.episode_over and cut.episode_step == 0 and cut.spawned.all() and cut.active.all()
+                begun = int(vector.episode_seed[1])
+                np.testing.assert_array_equal(cut.obs, ParticlesSimulator(OPTIONS).reset(begun).obs)
+            else:
+                vector.step(move)
+                assert not vector.restarted.any()
+            assert_same(vector.batch.row(0), first.step(move[:1]).row(0))
+            assert_same(vector.batch.row(2), last.step(move[2:]).row(0))
+        assert begun != 2
+
+
+def test_a_replacement_is_determined_by_the_seed_and_the_death():
+    seeds = []
+    for _ in range(2):
+        with SceneVector(OPTIONS, 1, restart=True) as vector:
+            vector.reset([7])
+            kill(vector._workers[0])
+            with pytest.warns(WorkerRestartWarning):
+                vector.step(np.zeros((1, 5, 2)))
+            seeds.append(int(vector.episode_seed[0]))
+    assert seeds[0] == seeds[1] != 7
+
+
+def test_a_worker_that_dies_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    still = np.zeros((1, 5, 2))
+    with SceneVector(OPTIONS, 1, restart=True) as vector:
+        vector.reset([7])
+        for _ in range(2):
+            kill(vector._workers[0])
+            with pytest.warns(WorkerRestartWarning):
+                vector.step(still)
+        kill(vector._workers[0])
+        with pytest.raises(WorkerError, match="environment 0 is given up: its worker has died 3 times within 1000"):
+            vector.step(still)
+    monkeypatch.setattr(SceneVector, "DEATH_WINDOW", 5)
+    with SceneVector(OPTIONS, 1, restart=True) as vector:  # now and then is fine
+        vector.reset([7])
+        for _ in range(4):
+            kill(vector._workers[0])
+            with pytest.warns(WorkerRestartWarning):
+                vector.step(still)
+            for _ in range(5):
+                vector.step(still)
+
+
+def test_a_worker_that_died_between_episodes_is_replaced_at_a_reset():
+    with SceneVector(OPTIONS, 2, restart=True) as vector, SceneVector(OPTIONS, 0) as twin:
+        vector.reset([1, 2])
+        kill(vector._workers[0])
+        with pytest.warns(WorkerRestartWarning):
+            batch = vector.reset([3, 4])
+        for env, seed in enumerate((3, 4)):
+            assert_same(batch.row(env), twin.reset([seed]).row(0))
+
+
+def test_an_error_in_the_simulation_is_no_death():
+    broken = SceneOptions("particles", num_agents=2, horizon="soon", max_lives=10)  # pyright: ignore[reportArgumentType]
+    with SceneVector(broken, 1, restart=True) as vector:
+        vector.reset([0])
+        with pytest.raises(WorkerError, match=r"the worker of particles failed:\n(?s:.*)horizon"):
+            vector.step(np.zeros((1, 2, 2)))
+
+
+def test_episode_seeds_are_those_of_the_pettingzoo_views():
+    env = copo_envs.parallel_env("particles", num_agents=5, horizon=30)
+    with SceneVector(OPTIONS, 2) as vector:
+        vector.reset([11, 12])
+        seeds = [{int(seed): None for seed in [vector.episode_seed[e]]} for e in range(2)]
+        for _ in range(200):
+            vector.step(np.zeros((2, 5, 2)))
+            for e in range(2):
+                seeds[e][int(vector.episode_seed[e])] = None
+    assert all(len(episodes) > 3 for episodes in seeds)
+    for e, first in enumerate((11, 12)):
+        told = [env.reset(seed=first)[1]["agent_0"]["seed"]]
+        told += [env.reset()[1]["agent_0"]["seed"] for _ in range(len(seeds[e]) - 1)]
+        assert list(seeds[e]) == told
+
+
+def test_a_vector_can_be_pickled_until_it_starts():
+    with pickle.loads(pickle.dumps(SceneVector(OPTIONS, 1))) as vector, SceneVector(OPTIONS, 0) as twin:
+        with pytest.raises(SceneError, match="before reset"):
+            vector.step(np.zeros((1, 5, 2)))
+        assert_same(vector.reset([3]).row(0), twin.reset([3]).row(0))
+        with pytest.raises(TypeError, match="pickle it before the first reset"):
+            pickle.dumps(vector)
 
 
 def test_closing_a_vector_ends_its_workers():

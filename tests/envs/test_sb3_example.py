@@ -1,4 +1,4 @@
-"""The Stable-Baselines3 example runs, and what it trains drives better than chance."""
+"""The Stable-Baselines3 examples run, and what they train drives better than chance."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ pytest.importorskip("supersuit")
 pytest.importorskip("stable_baselines3")
 
 
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    path = Path(__file__).parents[2] / "examples" / "sb3_ppo.py"
-    spec = importlib.util.spec_from_file_location("sb3_ppo", path)
+@pytest.fixture(scope="module", params=["sb3_ppo", "sb3_supersuit"])
+def example(request: pytest.FixtureRequest) -> ModuleType:
+    path = Path(__file__).parents[2] / "examples" / f"{request.param}.py"
+    spec = importlib.util.spec_from_file_location(request.param, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
