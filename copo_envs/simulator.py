@@ -166,6 +166,20 @@ class MetaDriveSimulator:
         self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
 
+    @property
+    def backend(self) -> str:
+        """The step in use in this episode, "fast" or "stock"."""
+        return "stock" if self._batched is None else "fast"
+
+    @property
+    def metadrive(self) -> Any:
+        """MetaDrive's environment, None before the first reset. To look at: whoever changes it breaks the episode."""
+        return self._env
+
+    def slot_of(self, agent: str) -> int:
+        """The slot of a living vehicle, by MetaDrive's name of the agent ("agent0", ...)."""
+        return self._slot_of[agent]
+
     def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
         self.batch.clear_transition()
         return self.begin_episode(seed, num_agents, maps)

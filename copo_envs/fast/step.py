@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from metadrive.component.navigation_module.node_network_navigation import NodeNetworkNavigation
 from metadrive.component.vehicle.vehicle_type import StaticDefaultVehicle
+from metadrive.component.road_network import Road
 from metadrive.constants import CollisionGroup, MetaDriveType
 from metadrive.envs.marl_envs import (
     MultiAgentBottleneckEnv,
@@ -159,6 +160,7 @@ class BatchedStep:
 
         self._map: MapTables
         self._crew: dict[int, Crew] = {}
+        self._brakes: dict[str, float] = {}  # as set on the wheels
         self._wrecks: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # box, (x, y, heading, length, width) as seen
         integers: Any = lambda *shape: np.zeros(shape, np.int64)  # noqa: E731
         self._routes = integers(num_slots, LONGEST_ROUTE)
@@ -179,7 +181,10 @@ class BatchedStep:
         if self._layout[0] >= 0 and (self._map.road_kind == NARROWING).any():
             raise NotCovered("roads that narrow, in a scene without a side detector")
         self._building_nodes = [building.body for building in buildings_of(self._env)]
+        self._graph = self._env.current_map.road_network.graph
+        self._lane_objects = [lane for targets in self._graph.values() for lanes in targets.values() for lane in lanes]
         self._crew.clear()
+        self._brakes.clear()
         self._wrecks.clear()
         self._may_end = self._map.solid_boxes[
             np.where(self._map.solid_is_yellow, self._rules.yellow, self._rules.white).astype(bool)
@@ -269,8 +274,11 @@ class BatchedStep:
             else:
                 force, brake = 0.0, float(abs(throttle) * one.brake_force)
             for wheel in range(4):
-                system.setBrake(brake, wheel)
                 system.applyEngineForce(force, wheel)
+            if self._brakes.get(one.agent) != brake:
+                self._brakes[one.agent] = brake
+                for wheel in range(4):
+                    system.setBrake(brake, wheel)
 
     def _remove_wrecks(self) -> None:
         """`VehicleAgentManager.before_step`: wrecks go when their time is over."""
@@ -321,6 +329,7 @@ class BatchedStep:
         position, theta = seen[:, 16:18], seen[:, 18]
         obs = np.zeros((count, self._toll_at + (2 if rules.toll else 0)))
         out = np.zeros((count, NAV.COLUMNS))
+        before = self._current[rows], self._targets[rows]
         on_lane = self._localise(rows, position, theta)
         max_km_h = crew[0].max_km_h if crew else 0.0
         scale = _scale(tables, max_km_h)
@@ -330,6 +339,7 @@ class BatchedStep:
             self._last_along, self._travelled, self._last_position, self._last_heading, scale, obs, self._layout, out,
         )  # fmt: skip
 
+        self._tell_navigation(rows, crew, *before)
         wreck_boxes = [box for box, _ in self._wrecks.values()]
         solid = np.concatenate([boxes, np.array(wreck_boxes).reshape(-1, BOX.COLUMNS), tables.buildings])
         none = np.full(count, -1)
@@ -438,6 +448,22 @@ class BatchedStep:
                 if lanes:
                     self._current[row] = lanes[0]
         return on_lane
+
+    def _tell_navigation(self, rows: np.ndarray, crew: list[Crew], lanes: np.ndarray, targets: np.ndarray) -> None:
+        """Keep MetaDrive's own navigation up to date, for rule-based drivers: it changes every few seconds of a life."""
+        for a in np.nonzero(self._current[rows] != lanes)[0]:
+            crew[a].vehicle.navigation._current_lane = self._lane_objects[self._current[rows[a]]]
+        for a in np.nonzero((self._targets[rows] != targets).any(axis=1))[0]:
+            navigation = crew[a].vehicle.navigation
+            here, following = (int(k) for k in self._targets[rows[a]])
+            checkpoints = navigation.checkpoints
+            navigation._target_checkpoints_index = [here, following]
+            navigation.current_road = Road(*checkpoints[here : here + 2])
+            navigation.current_ref_lanes = self._graph[checkpoints[here]][checkpoints[here + 1]]
+            navigation.next_road = navigation.next_ref_lanes = None
+            if here != following:
+                navigation.next_road = Road(*checkpoints[following : following + 2])
+                navigation.next_ref_lanes = self._graph[checkpoints[following]][checkpoints[following + 1]]
 
     def _cast(
         self,
@@ -595,6 +621,7 @@ class BatchedStep:
             one = crew[a]
             manager._finish(one.agent, ignore_delay_done=bool(step.success[a]))
             del self._crew[int(rows[a])]
+            self._brakes.pop(one.agent, None)
             if one.vehicle.name in manager._dying_objects:
                 where = np.array([*seen[a, 16:19], 2 * one.half[1], 2 * one.half[0]])
                 self._wrecks[one.vehicle.name] = boxes[a].copy(), where

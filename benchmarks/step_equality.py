@@ -1,0 +1,123 @@
+"""Is the batched step MetaDrive's step? `python -m benchmarks.step_equality` drives both side by side and compares.
+
+MetaDrive's own step runs in a worker process, the batched one here, with the same seed and the same actions of a
+scripted driver. After every step all that a step says is compared, every cell of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.lane_follower import LaneFollower
+from copo_envs.process import ProcessSimulator
+from copo_envs.scenes import SCENES, scene_options
+from copo_envs.simulator import MetaDriveSimulator
+from copo_envs.step_batch import StepBatch
+
+EXACT = ("active", "life", "spawned", "acted", "acted_life", "terminated", "truncated", "outcome", "life_steps")
+NUMBERS = {"reward": 1e-6, "velocity": 1e-6, "route_completion": 1e-6, "cost": 1e-6, "energy": 1e-6,
+           "position": 1e-6, "heading": 1e-6, "acted_position": 1e-6, "acted_heading": 1e-6}  # fmt: skip
+OBSERVATIONS = {"obs": 1e-5, "final_obs": 1e-5}
+
+
+@dataclass
+class Comparison:
+    """What a comparison found. The differences are the largest of all steps, vehicles and cells."""
+
+    scene: str
+    geometry: str
+    num_agents: int
+    seed: int
+    steps: int = 0
+    endings: int = 0
+    arrivals: int = 0
+    cells: int = 0
+    cells_apart: int = 0
+    """Observation cells that differ by more than 1e-5."""
+    largest_obs: float = 0.0
+    largest_number: float = 0.0
+    """Of rewards, poses and what the infos hold."""
+    parted_at: int = -1
+    """First step at which the two tell of different lives or endings; -1: never."""
+
+
+def compare(scene: str, steps: int, seed: int, noise: float = 0.1, **options: Any) -> Comparison:
+    """Drive both steps side by side. `options` as in `scene_options`."""
+    fast = MetaDriveSimulator(scene_options(scene, **options, step_backend="fast"))
+    stock = ProcessSimulator(scene_options(scene, **options, step_backend="stock"))
+    found = Comparison(scene, fast.options.geometry, fast.num_slots, seed)
+    driver = LaneFollower(seed, noise)
+    try:
+        here, there = fast.reset(seed), stock.reset(seed)
+        _compare(found, here, there)
+        while found.steps < steps and found.parted_at < 0:
+            if here.episode_over:
+                here, there = fast.begin_episode(seed + found.steps), stock.begin_episode(seed + found.steps)
+            if fast.backend != "fast":
+                raise RuntimeError(f"{scene}: the batched step is not in use")
+            actions = np.zeros((fast.num_slots, 2), np.float32)
+            for agent, action in driver(fast.metadrive).items():
+                actions[fast.slot_of(agent)] = action
+            stock.step_async(actions)
+            here = fast.step(actions)
+            stock.receive()
+            there = stock.batch
+            found.steps += 1
+            _compare(found, here, there)
+    finally:
+        fast.close()
+        stock.close()
+    return found
+
+
+def _compare(found: Comparison, here: StepBatch, there: StepBatch) -> None:
+    for name in EXACT:
+        if not np.array_equal(getattr(here, name), getattr(there, name)):
+            found.parted_at = found.steps
+            return
+    found.endings += int((there.outcome > 0).sum())
+    found.arrivals += int((there.outcome == 1).sum())
+    for name in NUMBERS:
+        apart = np.abs(getattr(here, name) - getattr(there, name)).max()
+        found.largest_number = max(found.largest_number, float(apart))
+    ended = there.terminated | there.truncated
+    for name, rows in (("obs", there.active), ("final_obs", ended)):
+        apart = np.abs(getattr(here, name).astype(float) - getattr(there, name))[rows]
+        found.cells += apart.size
+        found.cells_apart += int((apart > OBSERVATIONS[name]).sum())
+        found.largest_obs = max(found.largest_obs, float(apart.max(initial=0.0)))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_equality", description=__doc__)
+    scenes = [name for name, scene in SCENES.items() if scene.metadrive_class]
+    parser.add_argument("--scenes", nargs="+", choices=scenes, default=scenes)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2000, help="env steps per scene and seed")
+    parser.add_argument("--geometry", choices=("published", "metadrive"), default="published")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step_equality.csv"))
+    args = parser.parse_args()
+    names = [field.name for field in fields(Comparison)]
+    new = not args.out.exists()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("a", newline="") as file:
+        table = csv.DictWriter(file, names)
+        if new:
+            table.writeheader()
+        for scene in args.scenes:
+            for seed in args.seeds:
+                found = compare(scene, args.steps, seed, geometry=args.geometry)
+                table.writerow(asdict(found))
+                file.flush()
+                print(found)
+
+
+if __name__ == "__main__":
+    main()
