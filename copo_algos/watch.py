@@ -154,6 +154,7 @@ def _scene(config: WatchConfig, policy: Policy) -> SceneOptions:
         num_agents=as_trained if config.num_agents is None else config.num_agents,
         geometry=info.geometry,
         start_seed=info.start_seed if config.start_seed is None else config.start_seed,
+        num_heldout=0,  # whoever watches may look at any map
     )
 
 
