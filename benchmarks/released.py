@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -51,6 +49,8 @@ class ReleasedConfig:
     """Episodes to drive each in."""
     first_seed: int = 0
     """Seed of the first episode."""
+    geometry: Literal["published", "metadrive"] = "published"
+    """Roads to drive on."""
     workers: int = 2
     """Simulator processes."""
     results_dir: Path = Path("benchmarks/results")
@@ -60,32 +60,43 @@ class ReleasedConfig:
 def released(config: ReleasedConfig) -> pd.DataFrame:
     """Evaluate each, write a table of rates and a page that shows it, and return the table.
 
+    A policy that was driven as asked before is not driven again, so an interrupted command goes on.
+
     Raises:
         UserError: no such folder or policy.
     """
     if not config.policies.is_dir():
         raise UserError(f"no folder {config.policies}; give the one that holds {WITNESSES[0].name}.npz and the others")
-    output = config.results_dir / FOLDER
+    output = config.results_dir / FOLDER / config.geometry
     rows = []
     summary: dict[str, Any] = {}
     for witness in WITNESSES:
         folder = output / witness.name
-        evaluate(
-            EvaluateConfig(
-                path=config.policies / f"{witness.name}.npz",
-                scene=witness.scene,
-                episodes=config.episodes,
-                first_seed=config.first_seed,
-                workers=config.workers,
-                output=folder,
+        if not _is_done(folder, config):
+            evaluate(
+                EvaluateConfig(
+                    path=config.policies / f"{witness.name}.npz",
+                    scene=witness.scene,
+                    episodes=config.episodes,
+                    first_seed=config.first_seed,
+                    geometry=config.geometry,
+                    workers=config.workers,
+                    output=folder,
+                )
             )
-        )
         summary = json.loads((folder / SUMMARY).read_text())
         rows.append({"policy": witness.name, "scene": witness.scene, **rates(pd.read_csv(folder / LIVES), witness)})
     table = pd.DataFrame(rows)
     table.to_csv(output / RATES, index=False, float_format="%.4g")
     (output / PAGE).write_text(page(table, summary))
     return table
+
+
+def _is_done(folder: Path, config: ReleasedConfig) -> bool:
+    if not (folder / SUMMARY).exists():
+        return False
+    summary = json.loads((folder / SUMMARY).read_text())
+    return (summary["episodes"], summary["first_seed"]) == (config.episodes, config.first_seed)
 
 
 def rates(lives: pd.DataFrame, witness: Witness) -> dict[str, float]:
@@ -106,6 +117,10 @@ def rates(lives: pd.DataFrame, witness: Witness) -> dict[str, float]:
 
 def page(table: pd.DataFrame, summary: dict[str, Any]) -> str:
     """The table in Markdown, with what it was made by."""
+    command = (
+        f"python -m benchmarks released --policies FOLDER --episodes {summary['episodes']} "
+        f"--first-seed {summary['first_seed']} --geometry {summary['geometry']}"
+    )
     lines = [
         "# The policies that CoPO's authors released",
         "",
@@ -123,7 +138,7 @@ def page(table: pd.DataFrame, summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     lines += [
         "",
-        f"Made by `python -m benchmarks {shlex.join(sys.argv[1:])}`, {summary['date']}.".replace("``", "`"),
+        f"Made by `{command}`, {summary['date']}.",
         f"Seeds {seeds}; horizon {summary['horizon']} and then until nobody is alive; geometry "
         f'"{summary["geometry"]}"; actions drawn, the coordination factor at its mean. {summary["hardware"]}, '
         f"shared with other work. {versions}.",

@@ -73,6 +73,8 @@ class EvaluateConfig:
     """One local coordination factor in [-1, 1] for everybody. Default: drawn from the learned distribution."""
     maps: Literal["train", "heldout"] = "train"
     """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
+    geometry: Literal["published", "metadrive"] | None = None
+    """Roads to drive on. Default: as in training."""
     output: Path | None = None
     """Where to write. Default: evaluation/ in the run folder (evaluation_heldout/ for held-out maps), or
     evaluation/<scene>-<algorithm>/ here for a policy that comes with the package."""
@@ -310,7 +312,7 @@ def _evaluate_one(
                 info.scene,
                 num_agents=info.num_agents if config.num_agents is None else config.num_agents,
                 horizon=config.horizon,
-                geometry=info.geometry,
+                geometry=config.geometry or info.geometry,
                 start_seed=info.start_seed,
                 maps=config.maps,
             ),
@@ -331,7 +333,7 @@ def _evaluate_one(
         "first_seed": config.first_seed,
         "horizon": config.horizon,
         "num_agents": episodes[0].options.num_agents,
-        "geometry": info.geometry,
+        "geometry": episodes[0].options.geometry,
         "maps": config.maps,
         "deterministic": config.deterministic,
         "lcf": None if not info.uses_lcf else learned if config.lcf is None else config.lcf,

@@ -149,6 +149,7 @@ def test_rates_and_their_page() -> None:
     }
     text = page(pd.DataFrame([{"policy": "copo_inter", "scene": "intersection", **row}]), summary)
     assert "| copo_inter | intersection | 4 | 75.0 ± 21.7 | 50 to 100 | 62 | 58 |" in text
+    assert "`python -m benchmarks released --policies FOLDER --episodes 2 --first-seed 0 --geometry published`" in text
 
 
 @pytest.mark.simulator
