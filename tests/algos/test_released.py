@@ -154,12 +154,13 @@ def test_rates_and_their_page() -> None:
 
 @pytest.mark.simulator
 @pytest.mark.skipif(not os.environ.get(NEEDED), reason=f"{NEEDED} is not set to the folder of the released policies")
-@pytest.mark.parametrize("witness", WITNESSES, ids=lambda witness: witness.name)
-def test_released_policies_reach_their_rates(witness) -> None:
-    path = Path(os.environ[NEEDED]) / f"{witness.name}.npz"
-    lives = drive(load_released(path, witness.scene), [Episode(0, 0, scene_options(witness.scene))], workers=1)
-    row = rates(lives, witness)
-    # Lives of one episode hang together, and the rates elsewhere are of 1 to 3 episodes themselves: three standard
-    # errors of their difference, each counted twice as large as if every life were on its own.
-    spread = 3 * 2 * math.sqrt(2) * row["standard_error"]
-    assert abs(row["success"] - witness.rate_043) < spread or abs(row["success"] - witness.rate_025) < spread
+@pytest.mark.parametrize("name", ["copo_inter", "ccppo_inter", "copo_round"])
+def test_released_policies_reach_their_rates(name: str) -> None:
+    witness = next(witness for witness in WITNESSES if witness.name == name)
+    policy = load_released(Path(os.environ[NEEDED]) / f"{name}.npz", witness.scene)
+    row = rates(drive(policy, [Episode(0, 0, scene_options(witness.scene))], workers=1), witness)
+    # The rates elsewhere are of 1 to 3 episodes too, so the difference of two such has sqrt(2) standard errors. Lives
+    # of one episode hang together, so each counts twice, and twice that is a bound of 95 %. Without the three
+    # conventions undone the policies reach 0.
+    spread = 2 * 2 * math.sqrt(2) * row["standard_error"]
+    assert min(abs(row["success"] - rate) for rate in (witness.rate_025, witness.rate_043)) < spread
