@@ -58,7 +58,7 @@ class ReleasedConfig:
 
 
 def released(config: ReleasedConfig) -> pd.DataFrame:
-    """Evaluate each, write a table of rates and a page that shows it, and return the table.
+    """Evaluate each, write a table of rates and a page that shows it after each of them, and return the table.
 
     A policy that was driven as asked before is not driven again, so an interrupted command goes on.
 
@@ -68,8 +68,7 @@ def released(config: ReleasedConfig) -> pd.DataFrame:
     if not config.policies.is_dir():
         raise UserError(f"no folder {config.policies}; give the one that holds {WITNESSES[0].name}.npz and the others")
     output = config.results_dir / FOLDER / config.geometry
-    rows = []
-    summary: dict[str, Any] = {}
+    table = pd.DataFrame()
     for witness in WITNESSES:
         folder = output / witness.name
         if not _is_done(folder, config):
@@ -85,10 +84,10 @@ def released(config: ReleasedConfig) -> pd.DataFrame:
                 )
             )
         summary = json.loads((folder / SUMMARY).read_text())
-        rows.append({"policy": witness.name, "scene": witness.scene, **rates(pd.read_csv(folder / LIVES), witness)})
-    table = pd.DataFrame(rows)
-    table.to_csv(output / RATES, index=False, float_format="%.4g")
-    (output / PAGE).write_text(page(table, summary))
+        row = {"policy": witness.name, "scene": witness.scene, **rates(pd.read_csv(folder / LIVES), witness)}
+        table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
+        table.to_csv(output / RATES, index=False, float_format="%.4g")
+        (output / PAGE).write_text(page(table, summary))
     return table
 
 
