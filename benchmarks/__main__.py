@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|report`. Errors that are the user's to mend are one sentence and exit code 2."""
+"""`python -m benchmarks run|report|released`. Errors that are the user's to mend are one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from benchmarks.released import ReleasedConfig, released
 from benchmarks.report import ReportConfig, report
 from benchmarks.run import RunConfig, run
 from copo_algos.errors import UserError
@@ -16,6 +17,7 @@ from copo_envs.scenes import SceneError
 Command = (
     Annotated[RunConfig, tyro.conf.subcommand("run", prefix_name=False)]
     | Annotated[ReportConfig, tyro.conf.subcommand("report", prefix_name=False)]
+    | Annotated[ReleasedConfig, tyro.conf.subcommand("released", prefix_name=False)]
 )
 
 
@@ -27,10 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks",
         description="Train, evaluate and report algorithms x scenes x seeds.",
     )
-    name = "run" if isinstance(config, RunConfig) else "report"
+    name = {RunConfig: "run", ReportConfig: "report", ReleasedConfig: "released"}[type(config)]
     try:
         if isinstance(config, RunConfig):
             run(config)
+        elif isinstance(config, ReleasedConfig):
+            released(config)
         else:
             report(config)
     except (UserError, SceneError) as error:

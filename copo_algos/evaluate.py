@@ -30,6 +30,7 @@ from rich.table import Table
 from copo_algos import scores
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.policy import DESCRIPTION, Policy, last_checkpoint, load_policy, shipped_policy
+from copo_algos.released import is_released, load_released
 from copo_algos.run_folder import versions
 from copo_algos.statistics import bootstrap_interval
 from copo_envs.outcomes import Outcome
@@ -47,14 +48,15 @@ class EvaluateConfig:
     """Drive a trained policy and score it.
 
     Give a run folder (its last checkpoint counts), a checkpoint, or a folder that holds several runs, such as runs/;
-    or --scene and --algorithm for a policy that comes with the package. Writes lives.csv (one row per vehicle life),
+    or --scene and --algorithm for a policy that comes with the package; or an .npz file that CoPO's authors released,
+    and --scene. Writes lives.csv (one row per vehicle life),
     episodes.csv and summary.json, and prints a table. The same seeds give the same numbers, whatever --workers is.
     """
 
     path: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FOLDER")] = None
-    """A run folder, a checkpoint, or a folder that holds several runs."""
+    """A run folder, a checkpoint, a folder that holds several runs, or an .npz file of CoPO's authors."""
     scene: str | None = None
-    """Scene of a policy that comes with the package."""
+    """Scene of a policy that comes with the package, or of an .npz file, which does not say."""
     algorithm: str | None = None
     """Algorithm of a policy that comes with the package."""
     episodes: int = 20
@@ -71,6 +73,8 @@ class EvaluateConfig:
     """One local coordination factor in [-1, 1] for everybody. Default: drawn from the learned distribution."""
     maps: Literal["train", "heldout"] = "train"
     """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
+    geometry: Literal["published", "metadrive"] | None = None
+    """Roads to drive on. Default: as in training."""
     output: Path | None = None
     """Where to write. Default: evaluation/ in the run folder (evaluation_heldout/ for held-out maps), or
     evaluation/<scene>-<algorithm>/ here for a policy that comes with the package."""
@@ -174,6 +178,7 @@ class _Lane:
             self._simulator = ProcessSimulator(episode.options)
         self._episode = episode
         self._rng = np.random.default_rng([episode.seed, NOISE_STREAM])
+        self._observe = self._policy.observer(self._simulator.num_slots)
         # By slot, of the life in it: sums of reward, velocity, cost and energy, and the coordination factor.
         self._sums = np.zeros((4, self._simulator.num_slots))
         self._lcf = np.zeros(self._simulator.num_slots, np.float32)
@@ -195,7 +200,8 @@ class _Lane:
         )
         actions = np.zeros((len(self._lcf), 2), np.float32)
         alive = batch.active
-        actions[alive] = self._policy.act(batch.obs[alive], self._lcf[alive], self._rng, self._deterministic)
+        seen = self._observe(batch)
+        actions[alive] = self._policy.act(seen[alive], self._lcf[alive], self._rng, self._deterministic)
         self._simulator.step_async(actions)
         return False
 
@@ -247,7 +253,10 @@ def _check(config: EvaluateConfig) -> None:
         raise UserError(f"lcf={config.lcf} is not in [-1, 1]; 0 is selfish, 1 lives for the neighbours")
     if config.path is None and (config.scene is None or config.algorithm is None):
         raise UserError("nothing to evaluate: give a run folder, or --scene and --algorithm of a policy in the package")
-    if config.path is not None and (config.scene or config.algorithm):
+    if is_released(config.path):
+        if config.algorithm:
+            raise UserError(f"algorithm={config.algorithm}, but {config.path} was given; leave out --algorithm")
+    elif config.path is not None and (config.scene or config.algorithm):
         raise UserError(f"give either {config.path} or --scene and --algorithm, not both: a run knows its own scene")
 
 
@@ -258,6 +267,10 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
         name = f"{scene}-{algorithm}"
         output = config.output or Path("evaluation") / name
         return [_Job(name, lambda: shipped_policy(scene, algorithm), output)]
+    if is_released(config.path):
+        released, scene = config.path, config.scene
+        output = config.output or Path("evaluation") / f"{scene}-{released.stem}"
+        return [_Job(released.name, lambda: load_released(released, scene), output)]
     runs = _runs_in(config.path)
     folder = "evaluation" if config.maps == "train" else "evaluation_heldout"
     jobs = []
@@ -299,7 +312,7 @@ def _evaluate_one(
                 info.scene,
                 num_agents=info.num_agents if config.num_agents is None else config.num_agents,
                 horizon=config.horizon,
-                geometry=info.geometry,
+                geometry=config.geometry or info.geometry,
                 start_seed=info.start_seed,
                 maps=config.maps,
             ),
@@ -320,7 +333,7 @@ def _evaluate_one(
         "first_seed": config.first_seed,
         "horizon": config.horizon,
         "num_agents": episodes[0].options.num_agents,
-        "geometry": info.geometry,
+        "geometry": episodes[0].options.geometry,
         "maps": config.maps,
         "deterministic": config.deterministic,
         "lcf": None if not info.uses_lcf else learned if config.lcf is None else config.lcf,

@@ -6,7 +6,7 @@ Loading runs no code from the files: one holds arrays, the other plain values.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from copo_algos.errors import CheckpointError
 from copo_algos.networks import GaussianActor
 from copo_algos.rollout import draw_lcf, with_lcf
+from copo_envs.legacy_obs import LegacyObs
 from copo_envs.scenes import SCENES, SceneOptions
-from copo_envs.step_batch import ACTION_SIZE
+from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 FORMAT = "copo-policy-1"
@@ -44,6 +45,8 @@ class PolicyInfo:
     geometry: str = "published"
     start_seed: int = SceneOptions.start_seed
     """The random map it was trained on (`pg_map`)."""
+    obs_version: str = "0.4.3"
+    """MetaDrive whose conventions its observations have: "0.4.3", or "0.2.5" (see `copo_envs.legacy_obs`)."""
     format: str = FORMAT
 
 
@@ -70,6 +73,13 @@ class Policy:
         if not self.info.uses_lcf:
             return np.zeros(count, np.float32)
         return draw_lcf(count, self.info.lcf_mean, self.info.lcf_std, rng)
+
+    def observer(self, num_slots: int) -> Callable[[StepBatch], np.ndarray]:
+        """A function that says what this policy sees of the batches of a simulator, (N, D); ask it once a step."""
+        if self.info.obs_version != "0.2.5":
+            return lambda batch: batch.obs
+        legacy = LegacyObs(self.info.scene, num_slots)
+        return lambda batch: legacy(batch.obs, batch.spawned)
 
     def act(
         self, obs: np.ndarray, lcf: np.ndarray, rng: np.random.Generator, deterministic: bool = False

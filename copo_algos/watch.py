@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from copo_algos.errors import UserError
 from copo_algos.policy import Policy, load_policy, shipped_policy
+from copo_algos.released import is_released, load_released
 from copo_envs.outcomes import Outcome
 from copo_envs.process import make_simulator
 from copo_envs.render import RenderError, TopDownRenderer, check_video, write_video
@@ -30,7 +31,8 @@ class WatchConfig:
     """Drive a trained policy and make a video of it, seen from above."""
 
     run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
-    """A run folder, a checkpoint or a policy folder. Default: a policy that comes with the package."""
+    """A run folder, a checkpoint, a policy folder, or an .npz file of CoPO's authors (and --scene). Default: a policy
+    that comes with the package."""
     scene: str | None = None
     """Where to drive. Default: where the policy was trained; without a run, intersection."""
     algorithm: str | None = None
@@ -130,7 +132,7 @@ def _policy(config: WatchConfig) -> Policy:
         raise UserError(
             f"algorithm={config.algorithm} chooses a policy of the package, but {config.run} was given; leave one out"
         )
-    return load_policy(config.run)
+    return load_released(config.run, config.scene) if is_released(config.run) else load_policy(config.run)
 
 
 def _check_lcf(config: WatchConfig, policy: Policy) -> None:
@@ -154,6 +156,7 @@ def _scene(config: WatchConfig, policy: Policy) -> SceneOptions:
         num_agents=as_trained if config.num_agents is None else config.num_agents,
         geometry=info.geometry,
         start_seed=info.start_seed if config.start_seed is None else config.start_seed,
+        num_heldout=0,  # whoever watches may look at any map
     )
 
 
@@ -162,6 +165,7 @@ def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: E
     rng = np.random.default_rng([config.seed, 1])  # another stream than the simulator's, which the seed alone begins
     batch, episode = simulator.batch, 0
     lcf = np.zeros(simulator.num_slots, np.float32)
+    observe = policy.observer(simulator.num_slots)
     _begin_lives(batch, lcf, policy, config, rng)
     for _ in range(config.warmup + config.steps):
         if batch.episode_over:
@@ -170,7 +174,7 @@ def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: E
             _begin_lives(batch, lcf, policy, config, rng)
         alive = batch.active
         actions = np.zeros((simulator.num_slots, ACTION_SIZE), np.float32)
-        actions[alive] = policy.act(batch.obs[alive], lcf[alive], rng, config.deterministic)
+        actions[alive] = policy.act(observe(batch)[alive], lcf[alive], rng, config.deterministic)
         batch = simulator.step(actions)
         for slot in np.flatnonzero(batch.outcome):
             endings[episode, int(batch.acted_life[slot])] = int(batch.outcome[slot])

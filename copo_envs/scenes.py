@@ -56,7 +56,7 @@ LEAST = {
     "start_seed": 0,
     "num_scenarios": 1,
     "heldout_start_seed": 0,
-    "num_heldout": 1,
+    "num_heldout": 0,
     "max_lives": 0,
 }
 """Options that are whole numbers, and the smallest that each can be."""
@@ -92,7 +92,7 @@ class SceneOptions:
     heldout_start_seed: int = 1_000_000
     """The first of the maps that are kept apart from those above, to test on."""
     num_heldout: int = 1000
-    """How many of those there are."""
+    """How many of those there are; 0: none are kept apart."""
     maps: str = "train"
     """"train": `pg_map` drives on the maps from `start_seed` on; "heldout": on those from `heldout_start_seed` on."""
     geometry: str = "published"
@@ -196,23 +196,24 @@ def map_seed(options: SceneOptions, seed: int, maps: str | None = None) -> int:
         return options.start_seed + seed % options.num_scenarios
     if options.scene != "pg_map":
         raise SceneError(f"maps={wanted!r}, but {options.scene} has one map; only pg_map has held-out ones")
+    if not options.num_heldout:
+        raise SceneError(f"maps={wanted!r}, but num_heldout=0 keeps no maps apart; use num_heldout=1 or more")
     return options.heldout_start_seed + seed % options.num_heldout
 
 
 def _check_maps(options: SceneOptions) -> None:
+    map_seed(options, 0)  # refuses held-out maps where there are none
+    train, count = options.start_seed, options.num_scenarios
     if options.scene != "pg_map":
-        if options.num_scenarios != 1:
-            raise SceneError(
-                f"num_scenarios={options.num_scenarios}, but {options.scene} has one map; only pg_map has more"
-            )
-        map_seed(options, 0)  # refuses held-out maps
+        if count != 1:
+            raise SceneError(f"num_scenarios={count}, but {options.scene} has one map; only pg_map has more")
         return
-    train, heldout = options.start_seed, options.heldout_start_seed
-    if train < heldout + options.num_heldout and heldout < train + options.num_scenarios:
+    heldout, num_heldout = options.heldout_start_seed, options.num_heldout
+    if max(train, heldout) < min(train + count, heldout + num_heldout):
         raise SceneError(
-            f"the maps of start_seed={train}, num_scenarios={options.num_scenarios} and those of "
-            f"heldout_start_seed={heldout}, num_heldout={options.num_heldout} overlap; "
-            "choose ranges that have no map in common"
+            f"the maps of start_seed={train}, num_scenarios={count} and those of heldout_start_seed={heldout}, "
+            f"num_heldout={num_heldout} overlap; choose ranges that have no map in common, "
+            "or num_heldout=0 to keep none apart"
         )
 
 

@@ -217,8 +217,8 @@ def test_held_out_maps_differ_from_the_trained_one():
     info = PolicyInfo("pg_map", "ippo", SCENES["pg_map"].obs_size, num_agents=3, uses_lcf=False)
     policy = Policy(make_actor(info, torch.Generator().manual_seed(7)), info)
     plans = [
-        Episode(k, 50, scene_options("pg_map", num_agents=3, horizon=30, start_seed=start_seed))
-        for k, start_seed in enumerate((5000, 1_000_000))
+        Episode(k, 50, scene_options("pg_map", num_agents=3, horizon=30, maps=maps))
+        for k, maps in enumerate(("train", "heldout"))
     ]
     lives = drive(policy, plans, workers=1, deterministic=True)
     trained, heldout = (lives[lives["episode"] == k].reset_index(drop=True) for k in (0, 1))

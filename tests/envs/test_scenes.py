@@ -61,7 +61,7 @@ def test_numpy_numbers_are_numbers() -> None:
         ({"maps": "heldout"}, "maps='heldout', but bottleneck has one map; only pg_map has held-out ones"),
         ({"num_scenarios": 2}, "num_scenarios=2, but bottleneck has one map; only pg_map has more"),
         ({"num_scenarios": 0}, "num_scenarios=0 is too small; use 1 or more"),
-        ({"num_heldout": 0}, "num_heldout=0 is too small; use 1 or more"),
+        ({"num_heldout": -1}, "num_heldout=-1 is too small; use 0 or more"),
         ({"heldout_start_seed": -3}, "heldout_start_seed=-3 is too small; use 0 or more"),
         ({"heldout_start_seed": "far"}, "heldout_start_seed='far' is not a whole number"),
         ({"respawn": "capped"}, "respawn='capped' is not a truth value; use True or False"),
@@ -99,8 +99,10 @@ def test_maps_to_train_and_to_test_on_are_kept_apart(
         scene_options("pg_map", **ranges)
     assert str(refusal.value) == (
         f"the maps of start_seed={start}, num_scenarios={count} and those of heldout_start_seed={heldout}, "
-        f"num_heldout={num_heldout} overlap; choose ranges that have no map in common"
+        f"num_heldout={num_heldout} overlap; choose ranges that have no map in common, "
+        "or num_heldout=0 to keep none apart"
     )
+    assert scene_options("pg_map", **{**ranges, "num_heldout": 0}).start_seed == start
 
 
 def test_the_map_of_an_episode() -> None:
@@ -111,6 +113,8 @@ def test_the_map_of_an_episode() -> None:
     assert [map_seed(several, seed) for seed in range(4)] == [1_000_000, 1_000_001, 1_000_000, 1_000_001]
     assert [map_seed(several, seed, "train") for seed in range(4)] == [5000, 5001, 5002, 5000]
     assert map_seed(scene_options("roundabout"), 7) == 5000
+    with pytest.raises(SceneError, match="maps='heldout', but num_heldout=0 keeps no maps apart; use num_heldout=1"):
+        scene_options("pg_map", num_heldout=0, maps="heldout")
     with pytest.raises(SceneError, match="unknown maps 3 at reset; choose one of train, heldout"):
         map_seed(published, 0, 3)  # pyright: ignore[reportArgumentType]
 

@@ -220,7 +220,7 @@ def test_who_counts_the_steps_at_the_toll(closing: Closing) -> None:
 
 
 def test_one_outcome_by_precedence(closing: Closing) -> None:
-    simulator: Any = closing(simulator_of("bottleneck", num_agents=20))
+    simulator: Any = closing(simulator_of("bottleneck", num_agents=20, step_backend="stock"))
     batch = simulator.reset(3)
     flags = ("arrive_dest", "crash_vehicle", "crash_object", "crash_building", "crash_sidewalk", "out_of_road")
     combinations = itertools.cycle([held for held in itertools.product([True, False], repeat=6) if any(held)])

@@ -1,0 +1,118 @@
+"""What a vehicle would have seen in MetaDrive 0.2.5, for policies that were trained there.
+
+Three conventions of the observation changed from 0.2.5 to 0.4.3 without a change of its size:
+
+* the lateral navigation terms changed sign;
+* rays are counted counter-clockwise and were counted clockwise. The first ray of the lidar points ahead in both; that
+  of the side and lane-line detectors, which begin at 90 degrees, points left and pointed right;
+* "last action" is the action just applied and was the one before. So this needs a memory for every life: what the
+  observation before said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pettingzoo.utils.wrappers import BaseParallelWrapper
+
+from copo_envs.lives_env import LivesEnv
+from copo_envs.scenes import SceneError, get_scene
+
+
+@dataclass(frozen=True)
+class ObsLayout:
+    """Where in an observation the entries are that changed."""
+
+    last_action: slice
+    """Last steering, last throttle."""
+    lateral: tuple[int, ...]
+    """Lateral navigation terms, 0.5 in the middle."""
+    lidar: slice
+    """Rays of which the first points ahead."""
+    detectors: tuple[slice, ...] = ()
+    """Rays of the side and lane-line detectors, which begin at the side."""
+
+
+LAYOUTS = {
+    91: ObsLayout(slice(5, 7), (10, 15), slice(19, 91)),
+    96: ObsLayout(slice(7, 9), (15, 20), slice(24, 96), (slice(0, 4), slice(10, 14))),
+    156: ObsLayout(slice(75, 77), (), slice(82, 154), (slice(0, 72), slice(78, 82))),
+}
+"""By length of the observation; the layouts are in docs/environments.md."""
+
+
+class LegacyObs:
+    """Observations by slot, 0.4.3's in and 0.2.5's out, one call for every step.
+
+    Args:
+        scene: one of MetaDrive's.
+        num_slots: N.
+
+    Raises:
+        SceneError: a scene that is not MetaDrive's.
+    """
+
+    def __init__(self, scene: str, num_slots: int):
+        spec = get_scene(scene)
+        if not spec.metadrive_class:
+            raise SceneError(f"{scene} is not in MetaDrive 0.2.5; choose one of its scenes, such as intersection")
+        self.layout = LAYOUTS[spec.obs_size]
+        self._order = ray_order(spec.obs_size)
+        self._before = np.zeros((num_slots, 2), np.float32)
+
+    def __call__(self, obs: np.ndarray, spawned: np.ndarray) -> np.ndarray:
+        """obs (N, D) after a step or reset, and which lives began in it (N,) -> (N, D), a copy."""
+        layout = self.layout
+        seen = obs[:, self._order]
+        seen[:, layout.lateral] = 1 - seen[:, layout.lateral]
+        now = obs[:, layout.last_action]
+        # A newborn has not acted: both entries are in the middle, in both versions.
+        seen[:, layout.last_action] = np.where(spawned[:, None], now, self._before)
+        self._before = now.copy()
+        return seen
+
+
+def ray_order(obs_size: int) -> np.ndarray:
+    """(D,): the entry of 0.4.3's observation that is at each place of 0.2.5's."""
+    layout = LAYOUTS[obs_size]
+    order = np.arange(obs_size)
+    for rays, first in ((layout.lidar, 0.0), *((rays, 0.5) for rays in layout.detectors)):
+        count = rays.stop - rays.start
+        # `first` of a turn lies between the two first rays, 90 degrees to the left and to the right.
+        order[rays] = rays.start + (int(first * count) - np.arange(count)) % count
+    return order
+
+
+class LegacyLivesEnv(BaseParallelWrapper[str, np.ndarray, Any]):
+    """A lives view whose vehicles see what they would have seen in 0.2.5.
+
+    Args:
+        env: one of MetaDrive's scenes.
+    """
+
+    def __init__(self, env: LivesEnv):
+        super().__init__(env)
+        self._legacy = LegacyObs(env.scene, 0)
+        self._before: dict[str, np.ndarray] = {}
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        obs, infos = self.env.reset(seed=seed, options=options)
+        self._before = {}
+        return self._seen(obs), infos
+
+    def step(self, actions: Mapping[str, Any]) -> Any:
+        obs, *rest = self.env.step(dict(actions))
+        return self._seen(obs), *rest
+
+    def _seen(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if not obs:
+            return {}
+        born = np.array([agent not in self._before for agent in obs])
+        last = self._legacy.layout.last_action
+        self._legacy._before = np.array([self._before.get(agent, np.zeros(2, np.float32)) for agent in obs])
+        seen = self._legacy(np.array(list(obs.values())), born)
+        self._before = {agent: row[last].copy() for agent, row in obs.items()}
+        return dict(zip(obs, seen, strict=True))
