@@ -10,6 +10,7 @@ import tyro
 
 from copo_algos.algorithms import get_algorithm
 from copo_algos.errors import UserError
+from copo_algos.rewards import NeighbourRule
 
 Estimator = Literal["per_sample", "released"]
 PresetName = Literal["default", "paper"]
@@ -97,6 +98,8 @@ class TrainConfig:
     """Steps after which a life is truncated and respawning stops."""
     neighbours_distance: float = 40.0
     """Vehicles closer than this many metres count for the neighbourhood reward."""
+    neighbour_rule: NeighbourRule = "ours"
+    """Who counts there. ours: all who acted. torch: newborns too. tf: newborns, and nobody who ended in the step."""
     checkpoint_every: int = 20_000
     """Env steps between checkpoints; the last three are kept."""
     device: str = "cpu"
@@ -123,6 +126,7 @@ class TrainConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     # The values behind the published table (TensorFlow code); its departures that we do not follow are in the docs.
     "paper": {
+        "neighbour_rule": "tf",
         "fragment_steps": 200,
         "lcf_estimator": "released",
         "lcf_learning_rate": 1e-4,

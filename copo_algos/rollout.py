@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from copo_algos.networks import GaussianActor, gaussian_log_prob
+from copo_algos.rewards import NeighbourRule, shared_rewards
 from copo_algos.types import Lives, Rollout
-from copo_envs.neighbours import neighbour_mask, neighbourhood_mean
 from copo_envs.outcomes import Outcome
 from copo_envs.process import SceneVector
 from copo_envs.step_batch import StepBatch
@@ -24,6 +24,7 @@ class Collector:
         neighbours_distance: metres, for the neighbourhood reward.
         rng: draws the coordination factors.
         generator: draws the action noise.
+        neighbour_rule: who counts for the neighbourhood and the global reward, see `shared_rewards`.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class Collector:
         neighbours_distance: float,
         rng: np.random.Generator,
         generator: torch.Generator,
+        neighbour_rule: NeighbourRule = "ours",
     ):
         self._scenes = scenes
         self._uses_lcf = uses_lcf
         self._distance = neighbours_distance
+        self._rule: NeighbourRule = neighbour_rule
         self._rng = rng
         self._generator = generator
         rows = (scenes.num_envs, scenes.num_slots)
@@ -85,7 +88,7 @@ class Collector:
             batch = scenes.step(np.clip(action[t], -1.0, 1.0))
 
             acted[t], terminated[t], truncated[t] = batch.acted, batch.terminated, batch.truncated
-            reward[t] = self._rewards(batch)
+            reward[t] = shared_rewards(batch, self._distance, self._rule)
             if batch.truncated.any():
                 truncated_obs.append(self._policy_obs(batch.final_obs)[batch.truncated])
             self._count_lives(batch, lives, episode_rates)
@@ -119,17 +122,6 @@ class Collector:
             action = mean + torch.exp(log_std) * noise
             log_prob = gaussian_log_prob(mean, log_std, action)
         return action.numpy(), log_prob.numpy(), mean.numpy(), log_std.numpy()
-
-    def _rewards(self, batch: StepBatch) -> np.ndarray:
-        """(E, N, 3): r, and the means of r over the neighbours and over all who acted, at the positions after the step.
-
-        A vehicle that ends at this step counts, with its last reward; one born in it has not acted and does not.
-        """
-        near = neighbour_mask(batch.acted_position, batch.acted, self._distance)
-        count = batch.acted.sum(axis=1, keepdims=True)
-        everybody = batch.reward.sum(axis=1, keepdims=True) / np.maximum(count, 1)
-        neighbourhood = neighbourhood_mean(batch.reward, near)
-        return np.stack([batch.reward, neighbourhood, np.broadcast_to(everybody, batch.reward.shape)], axis=-1)
 
     def _count_lives(self, batch: StepBatch, lives: list[tuple[np.ndarray, ...]], episode_rates: list[float]) -> None:
         self._life_reward += batch.reward

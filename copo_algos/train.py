@@ -76,7 +76,12 @@ class Trainer:
         self.kl_coef = config.ppo.kl_coef
 
         self.collector = Collector(
-            self.scenes, self.algorithm.learns_lcf, config.neighbours_distance, self.rng, self.generator
+            self.scenes,
+            self.algorithm.learns_lcf,
+            config.neighbours_distance,
+            self.rng,
+            self.generator,
+            config.neighbour_rule,
         )
         self.record = Record()
         self.iteration = 0

@@ -65,6 +65,7 @@ def test_the_published_values():
     assert (ppo.learning_rate, ppo.gamma, ppo.gae_lambda, ppo.global_gamma) == (3e-4, 0.99, 0.95, 1.0)
     assert (ppo.update_epochs, ppo.minibatch_size, ppo.clip_coef, ppo.value_clip) == (5, 512, 0.3, 10.0)
     assert (ppo.value_coef, ppo.entropy_coef, ppo.kl_coef, ppo.kl_target) == (1.0, 0.0, 0.2, 0.01)
+    assert config.neighbour_rule == "tf"
     assert ppo.fragment_steps == 200 == config.steps_per_iteration // 8
     assert (lcf.lcf_estimator, lcf.lcf_learning_rate, lcf.lcf_passes, lcf.lcf_minibatch_size) == (
         "released",

@@ -20,6 +20,7 @@ from copo_algos.config import PRESETS, TrainConfig, preset, with_values
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.policy import checkpoints, load_policy
+from copo_algos.run_folder import prepare
 from copo_algos.train import Trainer, train
 from copo_envs.process import WorkerError
 from copo_envs.scenes import SceneError
@@ -193,6 +194,16 @@ def test_a_run_is_not_overwritten(run: Path):
 )
 def test_a_run_is_not_resumed_with_other_settings(run: Path, changes: dict[str, Any], sentence: str):
     assert sentence in refusal(tiny(run, **{"num_envs": 2, "resume": True, "total_steps": 192, **changes}))
+
+
+def test_a_run_from_before_a_setting_existed_was_made_with_its_default(run: Path):
+    settings = json.loads((run / "config.json").read_text())
+    del settings["neighbour_rule"]
+    (run / "config.json").write_text(json.dumps(settings))
+    again = tiny(run, num_envs=2, resume=True, total_steps=192)
+    assert prepare(again, run) is not None
+    message = refusal(tiny(run, num_envs=2, resume=True, total_steps=192, neighbour_rule="tf"))
+    assert "cannot resume with neighbour_rule=tf: the run was made with ours" in message
 
 
 def test_another_algorithm_does_not_resume_a_run(run: Path):
