@@ -70,8 +70,9 @@ class Trainer:
         self.critic.to(self.device)
         self.lcf = LCFDistribution(config.lcf.lcf_initial_mean, config.lcf.lcf_initial_std)
         self.lcf.to(self.device)
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.ppo.learning_rate)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.ppo.learning_rate)
+        rate = config.ppo.learning_rate
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=rate, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=rate, fused=True)
         self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
         self.kl_coef = config.ppo.kl_coef
 

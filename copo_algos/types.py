@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -61,7 +61,9 @@ class Samples:
     """The vehicle samples of a rollout, flat: B rows."""
 
     obs: torch.Tensor
-    """(B, D)"""
+    """(B, D) what the policy sees."""
+    critic_obs: torch.Tensor
+    """(B, C) what the critics see: `obs` itself where that is the same."""
     action: torch.Tensor
     """(B, 2)"""
     log_prob: torch.Tensor
@@ -86,6 +88,22 @@ class Samples:
     def returns(self) -> torch.Tensor:
         """(B, H) value targets R = A + V_old with the raw A."""
         return self.advantage + self.value
+
+    def rows(self, index: torch.Tensor) -> Samples:
+        """These rows, in this order."""
+        taken = {item.name: getattr(self, item.name) for item in fields(self)}
+        taken = {name: value[index] if isinstance(value, torch.Tensor) else value for name, value in taken.items()}
+        if self.critic_obs is self.obs:
+            taken["critic_obs"] = taken["obs"]
+        return Samples(**taken)
+
+    def batches(self, size: int) -> list[Samples]:
+        """Views of `size` rows each, in order; a smaller rest is left out."""
+        pieces = {item.name: getattr(self, item.name) for item in fields(self)}
+        return [
+            Samples(**{n: v[i : i + size] if isinstance(v, torch.Tensor) else v for n, v in pieces.items()})
+            for i in range(0, len(self) - size + 1, size)
+        ]
 
     def __len__(self) -> int:
         return len(self.obs)

@@ -90,6 +90,7 @@ def random_samples(count: int, seed: int = 0, heads: int = 3) -> tuple[GaussianA
         value = critic(obs) + 0.5 * normal(count, heads)
     samples = Samples(
         obs=obs,
+        critic_obs=obs,
         action=action,
         log_prob=log_prob,
         mean=mean,
@@ -277,22 +278,20 @@ def test_the_smaller_last_minibatch_is_left_out_unless_it_is_the_only_one(count:
     assert len(taken) == 2 * steps  # the policy's and the critics'
 
 
-def test_every_sample_is_seen_once_in_a_pass():
+def test_every_sample_is_seen_once_in_a_pass(monkeypatch: pytest.MonkeyPatch):
     actor, critic, samples = random_samples(12)
     marks = torch.arange(12.0, dtype=torch.float64)
     seen: list[float] = []
+    policy_step = ppo._PolicySteps._step
 
-    class Watching(torch.nn.Module):
-        """The critic, which notes the marks that the observations carry."""
+    def watch(steps: Any, batch: Samples) -> torch.Tensor:
+        seen.extend(batch.obs[:, 0].tolist())
+        assert torch.equal(batch.log_prob, samples.log_prob[batch.obs[:, 0].long()])  # rows stay together
+        return policy_step(steps, batch)
 
-        def forward(self, obs: torch.Tensor) -> torch.Tensor:
-            seen.extend(obs[:, 0].tolist())
-            return critic(obs)
-
-    marked = replace(samples, obs=torch.cat([marks[:, None], samples.obs[:, 1:]], dim=1))
-    watching: Any = Watching()
-    watching.critic = critic
-    update(actor, watching, marked, PPOConfig(minibatch_size=4, update_epochs=2))
+    monkeypatch.setattr(ppo._PolicySteps, "_step", watch)
+    obs = torch.cat([marks[:, None], samples.obs[:, 1:]], dim=1)
+    update(actor, critic, replace(samples, obs=obs, critic_obs=obs), PPOConfig(minibatch_size=4, update_epochs=2))
     assert sorted(seen[:12]) == sorted(seen[12:]) == marks.tolist()
     assert seen[:12] != seen[12:]
 
