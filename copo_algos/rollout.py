@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from copo_algos.clock import Clock
 from copo_algos.networks import GaussianActor, gaussian_log_prob
 from copo_algos.rewards import NeighbourRule, shared_rewards
 from copo_algos.types import Lives, Rollout
@@ -61,6 +62,7 @@ class Collector:
         lcf_mean: float,
         lcf_std: float,
         after_step: Callable[[], None] = lambda: None,
+        clock: Clock | None = None,
     ) -> Rollout:
         """T = num_steps steps of every environment.
 
@@ -69,7 +71,9 @@ class Collector:
             num_steps: T.
             lcf_mean, lcf_std: distribution from which vehicles born in this rollout draw.
             after_step: called after every step, for progress bars and interruptions.
+            clock: gets the laps "simulate", waiting for the scenes, and "infer", all the rest.
         """
+        clock = clock or Clock()
         scenes = self._scenes
         shape = (num_steps, scenes.num_envs, scenes.num_slots)
         obs = np.zeros((*shape, scenes.obs_size + self._uses_lcf), np.float32)
@@ -85,7 +89,9 @@ class Collector:
             obs[t] = self._policy_obs(scenes.batch.obs)
             lcf[t] = self._lcf
             action[t], log_prob[t], mean[t], log_std[t] = self._act(actor, obs[t])
+            clock.lap("infer")
             batch = scenes.step(np.clip(action[t], -1.0, 1.0))
+            clock.lap("simulate")
 
             acted[t], terminated[t], truncated[t] = batch.acted, batch.terminated, batch.truncated
             reward[t] = shared_rewards(batch, self._distance, self._rule)
@@ -95,6 +101,7 @@ class Collector:
             self._admit(batch, lcf_mean, lcf_std)
             after_step()
 
+        clock.lap("infer")
         return Rollout(
             obs=obs,
             next_obs=self._policy_obs(scenes.batch.obs),

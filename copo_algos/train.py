@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
+from copo_algos.clock import Clock
 from copo_algos.config import TrainConfig, check
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
@@ -85,6 +85,8 @@ class Trainer:
             config.neighbour_rule,
         )
         self.record = Record()
+        self.clock = Clock()
+        """Of the iteration in progress, or the last one."""
         self.iteration = 0
         self.env_steps = 0
         self.vehicle_steps = 0
@@ -98,9 +100,8 @@ class Trainer:
 
     def train_iteration(self, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Collect, estimate advantages, update the policy, take the meta-step, and report."""
-        clock = _Clock()
+        self.clock = clock = Clock()
         rollout = self._collect(after_step)
-        clock.lap("simulate")
         samples = make_samples(rollout, self.critic, self.algorithm, self.config.ppo, self.device)
         old_actor = copy.deepcopy(self.actor)
         update = ppo_update(
@@ -187,7 +188,7 @@ class Trainer:
     def _collect(self, after_step: Callable[[], None]) -> Rollout:
         num_steps = self.config.steps_per_iteration // self.scenes.num_envs
         actor = self.actor if self.device.type == "cpu" else copy.deepcopy(self.actor).cpu()
-        return self.collector.collect(actor, num_steps, *self._lcf_values(), after_step)
+        return self.collector.collect(actor, num_steps, *self._lcf_values(), after_step, self.clock)
 
     def _lcf_values(self) -> tuple[float, float]:
         with torch.no_grad():
@@ -212,7 +213,7 @@ class Trainer:
         self.record.add(rollout.lives)
 
     def _row(
-        self, rollout: Rollout, samples: Samples, update: UpdateStats, meta: LCFStats | None, clock: _Clock
+        self, rollout: Rollout, samples: Samples, update: UpdateStats, meta: LCFStats | None, clock: Clock
     ) -> dict[str, Any]:
         lives, acted = rollout.lives, rollout.acted
         mean, std = self._lcf_values()
@@ -252,7 +253,8 @@ class Trainer:
                 "lcf_objective": meta.objective,
                 "lcf_gradient": meta.gradient_mean,
             }
-        return {**row, **clock.seconds(), "steps_per_s": self.config.steps_per_iteration / clock.total}
+        seconds = {f"{name}_s": value for name, value in clock.wall.items()}
+        return {**row, **seconds, "steps_per_s": self.config.steps_per_iteration / clock.total}
 
 
 def train(config: TrainConfig) -> Path:
@@ -350,23 +352,3 @@ def _refuse_nan(row: dict[str, Any]) -> None:
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else math.nan
-
-
-class _Clock:
-    """Seconds spent in each part of an iteration."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._laps[name] = now - self._last
-        self._last = now
-
-    @property
-    def total(self) -> float:
-        return self._last - self._start
-
-    def seconds(self) -> dict[str, float]:
-        return {f"{name}_s": value for name, value in self._laps.items()}
