@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from copo_algos.advantages import coordinate, gae, standardise
-from copo_algos.algorithms import NEIGHBOURHOOD, OWN, Algorithm
+from copo_algos.algorithms import COORDINATED, NEIGHBOURHOOD, OWN, Algorithm
 from copo_algos.config import PPOConfig
 from copo_algos.losses import (
     clipped_surrogate,
@@ -55,9 +55,13 @@ def make_samples(
     """Values, advantages per head, and the standardised advantage that the policy follows."""
     heads = algorithm.value_heads
     value, next_value = _values(rollout, critic, device)
-    gamma = np.array([config.gamma, config.gamma, config.global_gamma], np.float32)[:heads]
+    gamma = np.array([config.gamma, config.gamma, config.global_gamma, config.gamma], np.float32)[:heads]
+    reward = rollout.reward
+    if heads > COORDINATED:
+        coordinated = coordinate(reward[..., OWN], reward[..., NEIGHBOURHOOD], rollout.lcf)
+        reward = np.concatenate([reward, coordinated[..., None]], axis=-1)
     advantage = gae(
-        rollout.reward[..., :heads],
+        reward[..., :heads],
         value,
         next_value,
         rollout.acted,
@@ -69,7 +73,9 @@ def make_samples(
     rows = rollout.acted
     own = advantage[rows][:, OWN]
     lcf = rollout.lcf[rows]
-    if algorithm.learns_lcf:
+    if heads > COORDINATED:
+        own = advantage[rows][:, COORDINATED]
+    elif algorithm.uses_lcf:
         own = coordinate(own, advantage[rows][:, NEIGHBOURHOOD], lcf)
     policy_advantage, raw_mean, raw_std = standardise(own)
 
@@ -79,7 +85,7 @@ def make_samples(
     obs = tensor(rollout.obs[rows])
     return Samples(
         obs=obs,
-        critic_obs=obs,
+        critic_obs=obs if rollout.critic_obs is rollout.obs else tensor(rollout.critic_obs[rows]),
         action=tensor(rollout.action[rows]),
         log_prob=tensor(rollout.log_prob[rows]),
         mean=tensor(rollout.mean[rows]),
@@ -98,7 +104,7 @@ def _values(rollout: Rollout, critic: ValueCritic, device: torch.device) -> tupl
     observation at a truncation, and the value of the observation after the rollout at its end."""
     shape = (*rollout.acted.shape, critic.heads)
     value = np.zeros(shape, np.float32)
-    value[rollout.acted] = _forward(critic, rollout.obs[rollout.acted], device)
+    value[rollout.acted] = _forward(critic, rollout.critic_obs[rollout.acted], device)
     next_value = np.zeros(shape, np.float32)
     next_value[:-1] = value[1:]
     living = rollout.acted[-1] & ~rollout.terminated[-1] & ~rollout.truncated[-1]

@@ -13,7 +13,7 @@ NeighbourRule = Literal["ours", "tf", "torch"]
 NEIGHBOUR_RULES: tuple[NeighbourRule, ...] = get_args(NeighbourRule)
 
 
-def shared_rewards(batch: StepBatch, distance: float, rule: NeighbourRule) -> np.ndarray:
+def shared_rewards(batch: StepBatch, distance: float, rule: NeighbourRule, counts_itself: bool = False) -> np.ndarray:
     """Own reward r, neighbourhood reward r_N and global reward r_G of every vehicle that acted, 0 in the other slots.
 
     r_N is the mean of r over the neighbours, 0 where there is none; r_G the mean over everybody. Positions are those
@@ -31,6 +31,7 @@ def shared_rewards(batch: StepBatch, distance: float, rule: NeighbourRule) -> np
         batch: of E environments and N slots.
         distance: metres; neighbours are closer than this.
         rule: one of the three.
+        counts_itself: r_N is the mean over the neighbours and the vehicle itself.
 
     Returns:
         (E, N, 3)
@@ -47,6 +48,10 @@ def shared_rewards(batch: StepBatch, distance: float, rule: NeighbourRule) -> np
         everybody, near = np.concatenate([everybody, born], 1), np.concatenate([near, born], 1)
         position = np.concatenate([position, batch.position], 1)
         reward = np.concatenate([reward, np.zeros_like(reward)], 1)
-    neighbourhood = neighbourhood_mean(reward, neighbour_mask(position, near, distance))[:, :num_slots]
+    mask = neighbour_mask(position, near, distance)
+    if counts_itself:
+        slots = np.arange(num_slots)
+        mask[:, slots, slots] = acted
+    neighbourhood = neighbourhood_mean(reward, mask)[:, :num_slots]
     mean = reward.sum(axis=1, keepdims=True) / np.maximum(everybody.sum(axis=1, keepdims=True), 1)
     return np.stack([batch.reward, np.where(acted, neighbourhood, 0), np.where(acted, mean, 0)], axis=-1)

@@ -14,8 +14,10 @@ class Rollout:
 
     obs: np.ndarray
     """(T, E, N, D) float32, the coordination factor (phi + 1) / 2 appended where the algorithm has one."""
+    critic_obs: np.ndarray
+    """(T, E, N, C) what the critics see: `obs` itself where that is the same."""
     next_obs: np.ndarray
-    """(E, N, D) after the last step."""
+    """(E, N, C) what the critics see after the last step."""
     action: np.ndarray
     """(T, E, N, 2), unclipped."""
     log_prob: np.ndarray
@@ -35,7 +37,8 @@ class Rollout:
     lcf: np.ndarray
     """(T, E, N) phi in [-1, 1], constant over a life; 0 where the algorithm has none."""
     truncated_obs: np.ndarray
-    """(number of truncated, D): their last observations, in the order of `np.nonzero(truncated)`."""
+    """(number of truncated, C): what the critics see of their last observations, in the order of
+    `np.nonzero(truncated)`."""
     lives: Lives
     """The lives that ended in this rollout."""
 

@@ -14,7 +14,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from copo_algos import ppo
-from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
+from copo_algos.algorithms import COORDINATED, GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.config import PPOConfig
 from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.ppo import adapt_kl_coef, explained_variance, make_samples, ppo_update
@@ -52,6 +52,7 @@ def random_rollout(seed: int) -> Rollout:
     }
     return Rollout(
         **numbers,
+        critic_obs=numbers["obs"],
         next_obs=rng.normal(size=(ENVS, SLOTS, OBS_SIZE)).astype(np.float32),
         acted=acted,
         terminated=terminated,
@@ -176,6 +177,35 @@ def test_copo_follows_the_standardised_coordinated_advantage():
     np.testing.assert_allclose(
         samples.policy_advantage, (coordinated - coordinated.mean()) / coordinated.std(), atol=1e-5
     )
+
+
+def test_the_coordinated_reward_has_a_critic_and_an_advantage_of_its_own():
+    algorithm, rollout = get_algorithm("copo_coordinated_reward"), random_rollout(1)
+    config = PPOConfig(gamma=0.9, global_gamma=0.5, gae_lambda=0.0)
+    samples = make_samples(rollout, critic_of(4), algorithm, config, CPU)
+    # With lambda 0 an advantage is r + gamma V' - V; the reward's part is what differs from a rollout without reward.
+    without = make_samples(replace(rollout, reward=np.zeros_like(rollout.reward)), critic_of(4), algorithm, config, CPU)
+    angle = rollout.lcf[rollout.acted] * np.pi / 2
+    own, neighbourhood, _ = rollout.reward[rollout.acted].T
+    found = (samples.advantage - without.advantage)[:, COORDINATED]
+    np.testing.assert_allclose(found, np.cos(angle) * own + np.sin(angle) * neighbourhood, atol=1e-5)
+    np.testing.assert_allclose(
+        samples.policy_advantage * samples.raw_std + samples.raw_mean, samples.advantage[:, COORDINATED], atol=1e-5
+    )
+
+
+def test_critics_see_their_own_observations():
+    rollout = random_rollout(1)
+    wide = replace(rollout, critic_obs=np.concatenate([rollout.obs, rollout.obs[..., :2]], axis=-1))
+    critic = ValueCritic(OBS_SIZE + 2, 1, torch.Generator().manual_seed(3))
+    wide = replace(
+        wide, next_obs=wide.critic_obs[0], truncated_obs=wide.critic_obs.reshape(-1, 7)[: len(rollout.truncated_obs)]
+    )
+    samples = make_samples(wide, critic, get_algorithm("ippo"), PPOConfig(), CPU)
+    np.testing.assert_array_equal(samples.critic_obs, wide.critic_obs[rollout.acted])
+    np.testing.assert_array_equal(samples.obs, rollout.obs[rollout.acted])
+    with torch.no_grad():
+        torch.testing.assert_close(samples.value, critic(samples.critic_obs))
 
 
 def test_values_do_not_depend_on_how_the_rows_are_split(monkeypatch: pytest.MonkeyPatch):
@@ -313,7 +343,7 @@ def test_explained_variance():
 
 def test_heads_are_in_the_order_of_the_rewards():
     """The global head discounts by its own gamma: with gamma 0 elsewhere only its advantage looks ahead."""
-    assert (OWN, NEIGHBOURHOOD, GLOBAL) == (0, 1, 2)
+    assert (OWN, NEIGHBOURHOOD, GLOBAL, COORDINATED) == (0, 1, 2, 3)
     rollout = random_rollout(4)
     blind = make_samples(
         rollout, critic_of(3), get_algorithm("copo"), PPOConfig(gamma=0.0, global_gamma=1.0, gae_lambda=1.0), CPU

@@ -77,9 +77,14 @@ def scenes(draw: st.DrawFn) -> StepBatch:
     return batch
 
 
-@given(batch=scenes(), rule=st.sampled_from(NEIGHBOUR_RULES), distance=st.sampled_from([1.0, 20.0, np.inf]))
-def test_equals_plain_loops(batch: StepBatch, rule: NeighbourRule, distance: float):
-    found = shared_rewards(batch, distance, rule)
+@given(
+    batch=scenes(),
+    rule=st.sampled_from(NEIGHBOUR_RULES),
+    distance=st.sampled_from([1.0, 20.0, np.inf]),
+    counts_itself=st.booleans(),
+)
+def test_equals_plain_loops(batch: StepBatch, rule: NeighbourRule, distance: float, counts_itself: bool):
+    found = shared_rewards(batch, distance, rule, counts_itself)
     for env in range(batch.acted.shape[0]):
         slots = range(batch.acted.shape[1])
         ended = batch.terminated[env] | batch.truncated[env]
@@ -91,7 +96,7 @@ def test_equals_plain_loops(batch: StepBatch, rule: NeighbourRule, distance: flo
             if not batch.acted[env, slot]:
                 np.testing.assert_array_equal(found[env, slot], 0)
                 continue
-            near = []
+            near = [batch.reward[env, slot]] if counts_itself else []
             for other, place, reward in there:
                 if other == slot or np.linalg.norm(place - batch.acted_position[env, slot]) >= distance:
                     continue
