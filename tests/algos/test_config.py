@@ -116,7 +116,7 @@ def test_unknown_names():
         with_values(TrainConfig("ippo"), {"speed": 1})
     with pytest.raises(UserError, match="unknown preset 'mine'; choose one of paper, paper_torch, default"):
         preset("mine")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UserError, match="unknown algorithm 'sac'; choose one of ippo, copo"):
+    with pytest.raises(UserError, match="unknown algorithm 'sac'; choose one of ippo, ccppo_mean_field, "):
         get_algorithm("sac")
     with pytest.raises(UserError, match="unknown algorithm"):
         check(TrainConfig("sac"))
