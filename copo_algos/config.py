@@ -78,7 +78,7 @@ class CriticConfig:
     num_neighbours: int = 4
     """How many of the nearest vehicles a concat critic sees."""
     counterfactual: bool = True
-    """Those critics see the neighbours' actions too."""
+    """Whether those critics see the neighbours' actions too."""
 
 
 @dataclass(frozen=True)
