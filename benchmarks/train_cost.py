@@ -30,7 +30,7 @@ from copo_algos.evaluate import hardware
 from copo_algos.run_folder import versions
 from copo_algos.train import LEARNING_THREADS, Trainer
 
-PHASES = ("simulate", "infer", "learn", "meta")
+PHASES: tuple[str, ...] = ("simulate", "infer", "learn", "meta")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -74,7 +74,8 @@ def measure(config: CostConfig, algorithm: str) -> Iterator[dict[str, Any]]:
         trainer.begin()
         trainer.train_iteration()
         before, vehicle_steps = worker_cpu_seconds(), trainer.vehicle_steps
-        wall, cpu = dict.fromkeys(PHASES, 0.0), dict.fromkeys(PHASES, 0.0)
+        wall: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        cpu: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         for _ in range(config.iterations):
             trainer.train_iteration()
             for phase, seconds in trainer.clock.wall.items():

@@ -144,13 +144,15 @@ def ppo_update(
     size = min(config.minibatch_size, len(samples))
     policy = _PolicySteps(actor, actor_optimizer, size, config, kl_coef)
     values = _ValueSteps(critic, critic_optimizer, size, config)
+    policy_stats, value_loss = (math.nan,) * 4, math.nan
     with ThreadPoolExecutor(max_workers=1) as pool:
         for _ in range(config.update_epochs):
             order = torch.from_numpy(rng.permutation(len(samples))).to(samples.obs.device)
             batches = samples.rows(order).batches(size)  # gathered once, so that minibatches are views
-            value_loss = pool.submit(values.epoch, batches)
-            policy_loss, kl, entropy, clipped = policy.epoch(batches)
-            value_loss = value_loss.result()
+            fitting = pool.submit(values.epoch, batches)
+            policy_stats = policy.epoch(batches)
+            value_loss = fitting.result()
+    policy_loss, kl, entropy, clipped = policy_stats
     return UpdateStats(policy_loss, value_loss, kl, entropy, clipped)
 
 
@@ -162,9 +164,10 @@ class _PolicySteps:
         self._gradients = actor.layers_of(gradients_of(actor))
         self._optimizer, self._config, self._kl_coef = optimizer, config, kl_coef
 
-    def epoch(self, batches: list[Samples]) -> tuple[float, ...]:
+    def epoch(self, batches: list[Samples]) -> tuple[float, float, float, float]:
         """Means over the minibatches of policy loss, KL, entropy and share of clipped ratios."""
-        return tuple(torch.stack([self._step(batch) for batch in batches]).mean(0).tolist())
+        policy_loss, kl, entropy, clipped = torch.stack([self._step(batch) for batch in batches]).mean(0).tolist()
+        return policy_loss, kl, entropy, clipped
 
     @torch.no_grad()
     def _step(self, batch: Samples) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -92,21 +92,19 @@ class Samples:
         """(B, H) value targets R = A + V_old with the raw A."""
         return self.advantage + self.value
 
-    def rows(self, index: torch.Tensor) -> Samples:
-        """These rows, in this order."""
-        taken = {item.name: getattr(self, item.name) for item in fields(self)}
-        taken = {name: value[index] if isinstance(value, torch.Tensor) else value for name, value in taken.items()}
+    def rows(self, index: torch.Tensor | slice) -> Samples:
+        """These rows, in this order: copies, or views where `index` is a slice."""
+        columns = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.critic_obs is self.obs:
+            del columns["critic_obs"]  # gathered once
+        taken = {name: column[index] for name, column in columns.items() if isinstance(column, torch.Tensor)}
         if self.critic_obs is self.obs:
             taken["critic_obs"] = taken["obs"]
-        return Samples(**taken)
+        return replace(self, **taken)
 
     def batches(self, size: int) -> list[Samples]:
         """Views of `size` rows each, in order; a smaller rest is left out."""
-        pieces = {item.name: getattr(self, item.name) for item in fields(self)}
-        return [
-            Samples(**{n: v[i : i + size] if isinstance(v, torch.Tensor) else v for n, v in pieces.items()})
-            for i in range(0, len(self) - size + 1, size)
-        ]
+        return [self.rows(slice(first, first + size)) for first in range(0, len(self) - size + 1, size)]
 
     def __len__(self) -> int:
         return len(self.obs)

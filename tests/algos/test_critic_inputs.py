@@ -28,12 +28,9 @@ def loop(
     """(N, C) of one moment, vehicle by vehicle; rows of empty slots are zero."""
     size = see.size(obs.shape[-1])
     out = np.zeros((len(obs), size))
-    for ego in np.nonzero(present)[0]:
-        gaps = {
-            other: float(np.linalg.norm(position[other] - position[ego]))
-            for other in np.nonzero(present)[0]
-            if other != ego
-        }
+    there = [int(slot) for slot in np.nonzero(present)[0]]
+    for ego in there:
+        gaps = {other: float(np.linalg.norm(position[other] - position[ego])) for other in there if other != ego}
 
         def seen(other: int) -> np.ndarray:
             return np.concatenate([obs[other], action[other]]) if see.config.counterfactual else obs[other]

@@ -42,17 +42,19 @@ def test_the_forward_pass_is_the_networks():
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS + 5])  # a pass may be smaller than the buffers
 def test_the_backward_pass_is_autograds(rows: int):
-    for module, output in zip(networks(), (lambda m, x: torch.cat(m(x), 1), lambda m, x: m(x)), strict=True):
-        obs = normal(1, ROWS, OBS_SIZE)
-        y = output(module, obs)
-        dy = normal(2, *y.shape)
-        expected = torch.autograd.grad((y * dy).sum(), list(module.parameters()))
-        layers, gradients = module.layers_of(parameters_of(module)), module.layers_of(gradients_of(module))
-        several = isinstance(layers, list)
-        for head, (one, into) in enumerate(zip(layers, gradients, strict=True) if several else [(layers, gradients)]):
-            mlp = TanhMLP(one, rows)
-            mlp.forward(obs)
-            mlp.backward(obs, dy[:, head : head + 1] if several else dy, into)
+    actor, critic = networks()
+    obs = normal(1, ROWS, OBS_SIZE)
+    dy = normal(2, ROWS, 6)
+    passes = [(actor.layers_of(parameters_of(actor)), actor.layers_of(gradients_of(actor)), dy[:, :4])]
+    heads = zip(critic.layers_of(parameters_of(critic)), critic.layers_of(gradients_of(critic)), strict=True)
+    passes += [(layers, into, dy[:, 4 + head, None]) for head, (layers, into) in enumerate(heads)]
+    for layers, into, by_output in passes:
+        mlp = TanhMLP(layers, rows)
+        mlp.forward(obs)
+        mlp.backward(obs, by_output, into)
+    for module, output in ((actor, torch.cat(actor(obs), 1)), (critic, critic(obs))):
+        weight = dy[:, :4] if module is actor else dy[:, 4:]
+        expected = torch.autograd.grad((output * weight).sum(), list(module.parameters()))
         for parameter, gradient in zip(module.parameters(), expected, strict=True):
             assert gradient.abs().max() > 0
             torch.testing.assert_close(parameter.grad, gradient, **EXACT)

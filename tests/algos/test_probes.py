@@ -219,6 +219,7 @@ def learned_mean(advantages: Advantages, begin: float) -> float:
         policy_advantage, raw_mean, raw_std = standardise(coordinated)
         samples = Samples(
             obs=obs,
+            critic_obs=obs,
             action=action,
             log_prob=gaussian_log_prob(mean, log_std, action),
             mean=mean,
