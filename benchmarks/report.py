@@ -22,7 +22,13 @@ from copo_envs.scenes import SCENES
 WINDOW = 10
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
-TITLES = {"ippo": "IPPO", "copo": "CoPO"}
+TITLES = {
+    "ippo": "IPPO",
+    "ccppo_concat": "CCPPO concat",
+    "ccppo_mean_field": "CCPPO mean field",
+    "curriculum": "CL",
+    "copo": "CoPO",
+}
 COLOURS = {"ippo": "#8d6cab", "copo": "#1b7f5c"}
 LABEL_GAP = 6.0  # percent of the picture's height
 OTHER_COLOURS = ("#d17a22", "#3a6ea5", "#b23a48", "#7a7a7a")

@@ -122,7 +122,7 @@ def provenance(config: RunConfig, cell: Cell) -> dict[str, Any]:
     return {
         "command": shlex.join(["copo", *command]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "commit": _commit(),
+        "commit": commit_of_checkout(),
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -199,7 +199,7 @@ def _terminate_is_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _commit() -> str | None:
+def commit_of_checkout() -> str | None:
     """Commit of this checkout, with "+changes" where tracked files differ from it; None outside of git."""
     try:
         commit = _git("rev-parse", "HEAD")

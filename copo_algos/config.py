@@ -10,9 +10,11 @@ import tyro
 
 from copo_algos.algorithms import get_algorithm
 from copo_algos.errors import UserError
+from copo_algos.rewards import NeighbourRule
 
+PARTS = ("ppo", "lcf", "critic")
 Estimator = Literal["per_sample", "released"]
-PresetName = Literal["default", "paper"]
+PresetName = Literal["default", "paper", "paper_torch"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,20 @@ class LCFConfig:
     """Mean at the start, in (-1, 1); the angle is this times 90 degrees."""
     lcf_initial_std: float = 0.1
     """Standard deviation at the start."""
+    fixed_lcf: float = 0.0
+    """The factor of every vehicle (copo_fixed_lcf), in [-1, 1]: 0 selfish, 1 for the neighbours alone."""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """What the critics see of the neighbours (ccppo_mean_field, ccppo_concat, copo_mean_field)."""
+
+    mean_field_distance: float = 10.0
+    """Vehicles closer than this many metres are in the mean that a mean-field critic sees."""
+    num_neighbours: int = 4
+    """How many of the nearest vehicles a concat critic sees."""
+    counterfactual: bool = True
+    """Whether those critics see the neighbours' actions too."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,8 @@ class TrainConfig:
     """
 
     algorithm: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM")]
-    """ippo or copo."""
+    """ippo, ccppo_mean_field, ccppo_concat, curriculum, copo; ablations: copo_fixed_lcf, copo_uniform_lcf, cooperative,
+    local_mean, copo_coordinated_reward, copo_mean_field."""
     scene: str = "intersection"
     """roundabout, intersection, tollgate, bottleneck, parking_lot, pg_map, or particles (no simulator)."""
     seed: int = 0
@@ -82,7 +99,7 @@ class TrainConfig:
     total_steps: int = 1_000_000
     """Env steps to train for; one moves all vehicles of one environment by 0.1 s. Whole iterations."""
     preset: PresetName = "default"
-    """default: what evidence shows best. paper: the values behind the published table."""
+    """default: what evidence shows best. paper: the values behind the published table. paper_torch: their port's."""
     run_dir: Path | None = None
     """Where to write. Default: runs/<scene>/<algorithm>/seed<seed>."""
     resume: bool = False
@@ -97,12 +114,15 @@ class TrainConfig:
     """Steps after which a life is truncated and respawning stops."""
     neighbours_distance: float = 40.0
     """Vehicles closer than this many metres count for the neighbourhood reward."""
+    neighbour_rule: NeighbourRule = "ours"
+    """Who counts there. ours: all who acted. torch: newborns too. tf: newborns, and nobody who ended in the step."""
     checkpoint_every: int = 20_000
     """Env steps between checkpoints; the last three are kept."""
     device: str = "cpu"
     """Where the networks learn: cpu, cuda or cuda:<k>. Acting is always on the CPU."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     lcf: Annotated[LCFConfig, tyro.conf.arg(name="")] = field(default_factory=LCFConfig)
+    critic: Annotated[CriticConfig, tyro.conf.arg(name="")] = field(default_factory=CriticConfig)
 
     @property
     def start_seed(self) -> int:
@@ -116,14 +136,25 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Flat name -> value, for config.json."""
         nested = asdict(self)
-        flat = {name: value for name, value in nested.items() if name not in ("ppo", "lcf", "run_dir", "resume")}
-        return {**flat, **nested["ppo"], **nested["lcf"]}
+        flat = {name: value for name, value in nested.items() if name not in (*PARTS, "run_dir", "resume")}
+        return {**flat, **nested["ppo"], **nested["lcf"], **nested["critic"]}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The values behind the published table (TensorFlow code); its departures that we do not follow are in the docs.
     "paper": {
+        "neighbour_rule": "tf",
         "fragment_steps": 200,
+        "lcf_estimator": "released",
+        "lcf_learning_rate": 1e-4,
+        "lcf_minibatch_size": 512,
+    },
+    # The authors' later torch code.
+    "paper_torch": {
+        "steps_per_iteration": 2000,
+        "neighbour_rule": "torch",
+        "clip_coef": 0.2,
+        "value_clip": 100.0,
         "lcf_estimator": "released",
         "lcf_learning_rate": 1e-4,
         "lcf_minibatch_size": 512,
@@ -151,7 +182,7 @@ def with_values(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
     Raises:
         UserError: a name that no field has.
     """
-    for part in ("ppo", "lcf"):
+    for part in PARTS:
         section = getattr(config, part)
         names = {item.name for item in fields(section)}
         config = replace(config, **{part: replace(section, **{k: v for k, v in values.items() if k in names})})
@@ -159,7 +190,7 @@ def with_values(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
     known = {item.name for item in fields(config)}
     for name in values:
         if name not in known:
-            raise UserError(f"unknown setting {name!r}; known are {', '.join(sorted(known - {'ppo', 'lcf'}))}")
+            raise UserError(f"unknown setting {name!r}; known are {', '.join(sorted(known - {*PARTS}))}")
     return replace(config, **values)
 
 
@@ -169,8 +200,10 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: with the numbers in the sentence.
     """
-    get_algorithm(config.algorithm)
-    ppo, lcf = config.ppo, config.lcf
+    algorithm = get_algorithm(config.algorithm)
+    ppo, lcf, critic = config.ppo, config.lcf, config.critic
+    if algorithm.critic_input != "ego" and config.num_agents == 1:
+        raise UserError(f"the critic of {algorithm.name} looks at neighbours, and num_agents=1 has none; use 2 or more")
     rows = max(1, config.num_envs)
     if config.num_envs < 0:
         raise UserError(f"num_envs={config.num_envs}; use 1 or more worker processes, or 0 for none")
@@ -189,6 +222,7 @@ def check(config: TrainConfig) -> None:
         ("global_gamma", ppo.global_gamma, 0, 1),
         ("gae_lambda", ppo.gae_lambda, 0, 1),
         ("lcf_initial_mean", lcf.lcf_initial_mean, -0.999, 0.999),
+        ("fixed_lcf", lcf.fixed_lcf, -1, 1),
     ):
         if not low <= value <= high:
             raise UserError(f"{name}={value} is not in [{low}, {high}]")
@@ -214,6 +248,8 @@ def check(config: TrainConfig) -> None:
         ("lcf_initial_std", lcf.lcf_initial_std),
         ("neighbours_distance", config.neighbours_distance),
         ("checkpoint_every", config.checkpoint_every),
+        ("mean_field_distance", critic.mean_field_distance),
+        ("num_neighbours", critic.num_neighbours),
     ):
         if not number > 0:
             raise UserError(f"{name}={number}; use a number above 0")

@@ -15,22 +15,23 @@ of the clipped surrogate *loss* with the global advantage. Two estimators of it,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, jvp
 from torch.optim import Optimizer
 
+from copo_algos import losses
 from copo_algos.advantages import STD_FLOOR
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN
 from copo_algos.config import LCFConfig
-from copo_algos.losses import clipped_surrogate
-from copo_algos.networks import GaussianActor, gaussian_log_prob
+from copo_algos.mlp import TanhMLP
+from copo_algos.networks import GaussianActor, gaussian_log_prob, parameters_of, split_head
 from copo_algos.types import Samples
 
-GRADIENT_ROWS = 8192  # rows per pass over the whole batch: bounds the memory
+GRADIENT_ROWS = 1024  # rows per pass over the whole batch: what a core's cache holds
 
 
 class LCFDistribution(nn.Module):
@@ -69,42 +70,54 @@ def surrogate_gradient(
     actor: GaussianActor, samples: Samples, advantage: torch.Tensor, clip_coef: float, rows: torch.Tensor
 ) -> list[torch.Tensor]:
     """g_new: gradient by the policy's parameters of -mean clipped surrogate with `advantage` (B,), over `rows`."""
-    parameters = list(actor.parameters())
-    total = [torch.zeros_like(parameter) for parameter in parameters]
-    for piece in rows.split(GRADIENT_ROWS):
-        mean, log_std = actor(samples.obs[piece])
-        ratio = torch.exp(gaussian_log_prob(mean, log_std, samples.action[piece]) - samples.log_prob[piece])
-        loss = -clipped_surrogate(ratio, advantage[piece], clip_coef) * (len(piece) / len(rows))
-        for sum_, gradient in zip(total, torch.autograd.grad(loss, parameters), strict=True):
-            sum_ += gradient
-    return total
+
+    def by_log_prob(log_prob: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
+        ratio = torch.exp(log_prob - samples.log_prob[piece])
+        return -losses.surrogate_gradient(ratio, advantage[piece], clip_coef) * len(piece)
+
+    return _mean_gradient(actor, samples, rows, by_log_prob)
 
 
 def log_prob_gradient(actor: GaussianActor, samples: Samples, rows: torch.Tensor) -> list[torch.Tensor]:
     """g_old: gradient by the policy's parameters of mean log pi(a | o), over `rows`."""
-    mean, log_std = actor(samples.obs[rows])
-    log_prob = gaussian_log_prob(mean, log_std, samples.action[rows]).mean()
-    return list(torch.autograd.grad(log_prob, list(actor.parameters())))
+    return _mean_gradient(actor, samples, rows, lambda log_prob, piece: torch.ones_like(log_prob))
 
 
+@torch.no_grad()
+def _mean_gradient(
+    actor: GaussianActor,
+    samples: Samples,
+    rows: torch.Tensor,
+    by_log_prob: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> list[torch.Tensor]:
+    """Gradient of a mean over `rows` whose terms have the derivative `by_log_prob(log pi (b,), piece of rows (b,))`."""
+    mlp = TanhMLP(actor.layers_of(parameters_of(actor)), min(GRADIENT_ROWS, len(rows)))
+    total, part = ([torch.zeros_like(parameter) for parameter in parameters_of(actor)] for _ in range(2))
+    for piece in rows.split(mlp.rows):
+        obs, action = samples.obs[piece], samples.action[piece]
+        head = mlp.forward(obs)
+        mean, log_std = split_head(head)
+        weight = by_log_prob(gaussian_log_prob(mean, log_std, action), piece)[:, None] / len(rows)
+        by_mean, by_log_std = losses.log_prob_gradient(mean, log_std, action)
+        mlp.backward(obs, losses.head_gradient(head, weight * by_mean, weight * by_log_std), actor.layers_of(part))
+        for sum_, gradient in zip(total, part, strict=True):
+            sum_ += gradient
+    return total
+
+
+@torch.no_grad()
 def log_prob_directional(actor: GaussianActor, samples: Samples, direction: list[torch.Tensor]) -> torch.Tensor:
     """c_i = <direction, grad log pi(a_i | o_i)> for every sample (B,), by one forward-mode product.
 
     It needs neither a backward pass per sample nor a second derivative, and does not depend on Phi.
     """
-    names = [name for name, _ in actor.named_parameters()]
-    primals = {name: parameter.detach() for name, parameter in actor.named_parameters()}
-    tangents = dict(zip(names, direction, strict=True))
+    mlp = TanhMLP(actor.layers_of(parameters_of(actor)), min(GRADIENT_ROWS, len(samples)))
+    along = actor.layers_of(direction)
     pieces = []
-    for obs, action in zip(samples.obs.split(GRADIENT_ROWS), samples.action.split(GRADIENT_ROWS), strict=True):
-
-        def log_prob(
-            parameters: dict[str, torch.Tensor], obs: torch.Tensor = obs, action: torch.Tensor = action
-        ) -> torch.Tensor:
-            mean, log_std = functional_call(actor, parameters, (obs,))
-            return gaussian_log_prob(mean, log_std, action)
-
-        pieces.append(jvp(log_prob, (primals,), (tangents,))[1].detach())
+    for obs, action in zip(samples.obs.split(mlp.rows), samples.action.split(mlp.rows), strict=True):
+        head = mlp.forward(obs)
+        by_head = losses.head_gradient(head, *losses.log_prob_gradient(*split_head(head), action))
+        pieces.append((by_head * mlp.directional(obs, along)).sum(1))
     return torch.cat(pieces)
 
 

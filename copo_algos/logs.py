@@ -82,6 +82,10 @@ class MetricsLog:
         new = self._columns is None
         self._columns = self._columns or list(row)
         try:
+            if not set(row) <= set(self._columns):  # resumed, and the first part knew fewer columns
+                self._columns += [name for name in row if name not in self._columns]
+                with self.path.open(newline="") as file:
+                    self._rewrite(list(csv.DictReader(file)))
             with self.path.open("a", newline="") as file:
                 writer = csv.DictWriter(file, self._columns)
                 if new:
@@ -106,6 +110,10 @@ class MetricsLog:
             if not reader.fieldnames:
                 return
             self._columns = list(reader.fieldnames)
+        self._rewrite(rows)
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        assert self._columns is not None
         partial = self.path.with_suffix(".partial")
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)

@@ -1,8 +1,11 @@
-"""The terms of the PPO loss (Schulman et al. 2017), each the mean over a minibatch of B vehicle samples."""
+"""The terms of the PPO loss (Schulman et al. 2017), each the mean over a minibatch of B vehicle samples, and their
+derivatives by hand."""
 
 from __future__ import annotations
 
 import torch
+
+from copo_algos.networks import LOG_STD_RANGE
 
 
 def clipped_surrogate(ratio: torch.Tensor, advantage: torch.Tensor, clip_coef: float) -> torch.Tensor:
@@ -32,3 +35,46 @@ def gaussian_entropy(log_std: torch.Tensor) -> torch.Tensor:
     """Entropy of diagonal Gaussians, mean over B. log_std (B, 2)."""
     half_log_2_pi_e = 1.4189385332046727
     return (log_std + half_log_2_pi_e).sum(-1).mean()
+
+
+def log_prob_gradient(mean: torch.Tensor, log_std: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """d log pi(a) / d mean = z / std and / d log std = z^2 - 1, with z = (a - mean) / std. All (B, 2)."""
+    inverse_std = torch.exp(-log_std)
+    z = (action - mean) * inverse_std
+    return z * inverse_std, z * z - 1
+
+
+def surrogate_gradient(ratio: torch.Tensor, advantage: torch.Tensor, clip_coef: float) -> torch.Tensor:
+    """d clipped_surrogate / d log pi (B,): A w / B, and 0 where the clip holds it: A > 0 above, A < 0 below."""
+    held = torch.where(advantage > 0, ratio > 1 + clip_coef, ratio < 1 - clip_coef)
+    return (advantage * ratio / len(ratio)).masked_fill_(held, 0.0)
+
+
+def kl_gradient(
+    old_mean: torch.Tensor, old_log_std: torch.Tensor, mean: torch.Tensor, log_std: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """d gaussian_kl / d mean = (mean - old) / var / B, / d log std = (1 - var_old / var - (mean - old)^2 / var) / B."""
+    inverse_variance = torch.exp(-2 * log_std)
+    distance = mean - old_mean
+    pull = distance * inverse_variance
+    by_log_std = 1 - torch.exp(2 * old_log_std) * inverse_variance - distance * pull
+    return pull / len(mean), by_log_std / len(mean)
+
+
+def head_gradient(head: torch.Tensor, by_mean: torch.Tensor, by_log_std: torch.Tensor) -> torch.Tensor:
+    """Derivatives by mean and log std (B, 2) as one by the actor's output (B, 4), where log std is clamped."""
+    low, high = LOG_STD_RANGE
+    raw = head[:, 2:]
+    return torch.cat([by_mean, by_log_std * ((raw >= low) & (raw <= high))], dim=1)
+
+
+def value_gradient(
+    value: torch.Tensor, old_value: torch.Tensor, returns: torch.Tensor, value_clip: float
+) -> torch.Tensor:
+    """d clipped_value_loss / d value (B,) of one head: 2 (V - R) / B, and 0 where the clipped term is the larger one
+    and the clip holds it."""
+    error = value - returns
+    moved = value - old_value
+    clipped_error = old_value + moved.clamp(-value_clip, value_clip) - returns
+    held = (moved.abs() > value_clip) & (clipped_error**2 > error**2)
+    return (error * (2 / len(value))).masked_fill_(held, 0.0)

@@ -1,11 +1,14 @@
-"""The two networks: a Gaussian actor, and critics with one or more heads evaluated as one batched network."""
+"""The two networks: a Gaussian actor, and critics with one or more heads."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
+
+from copo_algos.mlp import Layers
 
 HIDDEN = 256
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -37,12 +40,16 @@ class GaussianActor(nn.Module):
             normc_(layer.weight, scale, generator)
             nn.init.zeros_(layer.bias)
 
+    def layers_of(self, tensors: Sequence[torch.Tensor]) -> Layers:
+        """Tensors in the order of `parameters()` (or themselves, or gradients) as views, layer by layer."""
+        weights, biases = tensors[0::2], tensors[1::2]
+        return Layers(tuple(weight.t() for weight in weights), tuple(biases))
+
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """obs (..., D) -> mean (..., 2), log_std (..., 2)."""
         hidden = torch.tanh(self.layers[0](obs))
         hidden = torch.tanh(self.layers[1](hidden))
-        mean, log_std = self.layers[2](hidden).chunk(2, dim=-1)
-        return mean, log_std.clamp(*LOG_STD_RANGE)
+        return split_head(self.layers[2](hidden))
 
 
 class ValueCritic(nn.Module):
@@ -67,6 +74,13 @@ class ValueCritic(nn.Module):
             self.weights.append(nn.Parameter(weight.transpose(1, 2).contiguous()))
             self.biases.append(nn.Parameter(torch.zeros(heads, 1, outputs)))
 
+    def layers_of(self, tensors: Sequence[torch.Tensor]) -> list[Layers]:
+        """Tensors in the order of `parameters()` as views, head by head."""
+        return [
+            Layers(tuple(weight[head] for weight in tensors[:3]), tuple(bias[head, 0] for bias in tensors[3:]))
+            for head in range(self.heads)
+        ]
+
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """obs (B, D) -> values (B, H)."""
         x = obs.unsqueeze(0).expand(self.heads, -1, -1)
@@ -75,6 +89,25 @@ class ValueCritic(nn.Module):
             if layer < 2:
                 x = torch.tanh(x)
         return x.squeeze(-1).transpose(0, 1)
+
+
+def parameters_of(module: nn.Module) -> list[torch.Tensor]:
+    """The parameters without a graph: views that share their memory."""
+    return [parameter.detach() for parameter in module.parameters()]
+
+
+def gradients_of(module: nn.Module) -> list[torch.Tensor]:
+    """The `.grad` of every parameter, made if it is not there, for writing into."""
+    for parameter in module.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
+def split_head(head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The actor's output (..., 4) as mean and log standard deviation (..., 2)."""
+    mean, log_std = head.chunk(2, dim=-1)
+    return mean, log_std.clamp(*LOG_STD_RANGE)
 
 
 def gaussian_log_prob(mean: torch.Tensor, log_std: torch.Tensor, action: torch.Tensor) -> torch.Tensor:

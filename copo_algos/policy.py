@@ -40,6 +40,8 @@ class PolicyInfo:
     uses_lcf: bool
     lcf_mean: float = 0.0
     lcf_std: float = 0.0
+    lcf_uniform: bool = False
+    """phi is drawn from U[-1, 1] instead of N(lcf_mean, lcf_std)."""
     env_steps: int = 0
     """Env steps it was trained for."""
     geometry: str = "published"
@@ -72,7 +74,7 @@ class Policy:
         """Coordination factors for `count` newborns, (count,) float32 in [-1, 1]; zeros where the policy has none."""
         if not self.info.uses_lcf:
             return np.zeros(count, np.float32)
-        return draw_lcf(count, self.info.lcf_mean, self.info.lcf_std, rng)
+        return draw_lcf(count, self.info.lcf_mean, self.info.lcf_std, rng, self.info.lcf_uniform)
 
     def observer(self, num_slots: int) -> Callable[[StepBatch], np.ndarray]:
         """A function that says what this policy sees of the batches of a simulator, (N, D); ask it once a step."""

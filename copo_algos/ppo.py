@@ -11,13 +11,31 @@ import torch
 from torch.optim import Optimizer
 
 from copo_algos.advantages import coordinate, gae, standardise
-from copo_algos.algorithms import NEIGHBOURHOOD, OWN, Algorithm
+from copo_algos.algorithms import COORDINATED, NEIGHBOURHOOD, OWN, Algorithm
 from copo_algos.config import PPOConfig
-from copo_algos.losses import clipped_surrogate, clipped_value_loss, gaussian_entropy, gaussian_kl
-from copo_algos.networks import GaussianActor, ValueCritic, gaussian_log_prob
+from copo_algos.losses import (
+    clipped_surrogate,
+    clipped_value_loss,
+    gaussian_entropy,
+    gaussian_kl,
+    head_gradient,
+    kl_gradient,
+    log_prob_gradient,
+    surrogate_gradient,
+    value_gradient,
+)
+from copo_algos.mlp import TanhMLP
+from copo_algos.networks import (
+    GaussianActor,
+    ValueCritic,
+    gaussian_log_prob,
+    gradients_of,
+    parameters_of,
+    split_head,
+)
 from copo_algos.types import Rollout, Samples
 
-FORWARD_ROWS = 8192  # rows per forward pass where no gradient is kept: bounds the memory
+FORWARD_ROWS = 1024  # rows per pass over a whole batch: what a core's cache holds
 
 
 @dataclass(frozen=True)
@@ -37,9 +55,13 @@ def make_samples(
     """Values, advantages per head, and the standardised advantage that the policy follows."""
     heads = algorithm.value_heads
     value, next_value = _values(rollout, critic, device)
-    gamma = np.array([config.gamma, config.gamma, config.global_gamma], np.float32)[:heads]
+    gamma = np.array([config.gamma, config.gamma, config.global_gamma, config.gamma], np.float32)[:heads]
+    reward = rollout.reward
+    if heads > COORDINATED:
+        coordinated = coordinate(reward[..., OWN], reward[..., NEIGHBOURHOOD], rollout.lcf)
+        reward = np.concatenate([reward, coordinated[..., None]], axis=-1)
     advantage = gae(
-        rollout.reward[..., :heads],
+        reward[..., :heads],
         value,
         next_value,
         rollout.acted,
@@ -51,15 +73,19 @@ def make_samples(
     rows = rollout.acted
     own = advantage[rows][:, OWN]
     lcf = rollout.lcf[rows]
-    if algorithm.learns_lcf:
+    if heads > COORDINATED:
+        own = advantage[rows][:, COORDINATED]
+    elif algorithm.uses_lcf:
         own = coordinate(own, advantage[rows][:, NEIGHBOURHOOD], lcf)
     policy_advantage, raw_mean, raw_std = standardise(own)
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
 
+    obs = tensor(rollout.obs[rows])
     return Samples(
-        obs=tensor(rollout.obs[rows]),
+        obs=obs,
+        critic_obs=obs if rollout.critic_obs is rollout.obs else tensor(rollout.critic_obs[rows]),
         action=tensor(rollout.action[rows]),
         log_prob=tensor(rollout.log_prob[rows]),
         mean=tensor(rollout.mean[rows]),
@@ -78,7 +104,7 @@ def _values(rollout: Rollout, critic: ValueCritic, device: torch.device) -> tupl
     observation at a truncation, and the value of the observation after the rollout at its end."""
     shape = (*rollout.acted.shape, critic.heads)
     value = np.zeros(shape, np.float32)
-    value[rollout.acted] = _forward(critic, rollout.obs[rollout.acted], device)
+    value[rollout.acted] = _forward(critic, rollout.critic_obs[rollout.acted], device)
     next_value = np.zeros(shape, np.float32)
     next_value[:-1] = value[1:]
     living = rollout.acted[-1] & ~rollout.terminated[-1] & ~rollout.truncated[-1]
@@ -91,9 +117,13 @@ def _values(rollout: Rollout, critic: ValueCritic, device: torch.device) -> tupl
 def _forward(critic: ValueCritic, obs: np.ndarray, device: torch.device) -> np.ndarray:
     if len(obs) == 0:
         return np.zeros((0, critic.heads), np.float32)
-    with torch.no_grad():
-        pieces = torch.from_numpy(obs).to(device).split(FORWARD_ROWS)
-        return torch.cat([critic(piece) for piece in pieces]).cpu().numpy()
+    rows = torch.from_numpy(obs).to(device)
+    values = rows.new_empty(len(rows), critic.heads)
+    for head, layers in enumerate(critic.layers_of(parameters_of(critic))):
+        mlp = TanhMLP(layers, min(FORWARD_ROWS, len(rows)))
+        for piece, value in zip(rows.split(mlp.rows), values[:, head].split(mlp.rows), strict=True):
+            value.copy_(mlp.forward(piece)[:, 0])
+    return values.cpu().numpy()
 
 
 def ppo_update(
@@ -111,59 +141,77 @@ def ppo_update(
     The policy and the critics share no weights and no loss, so their gradient steps run side by side, on two threads.
     The last, smaller minibatch of a pass is left out, as RLlib does, unless it is the only one.
     """
-    count = len(samples)
-    size = min(config.minibatch_size, count)
-    order = [rng.permutation(count)[: count // size * size].reshape(-1, size) for _ in range(config.update_epochs)]
-    batches = [torch.from_numpy(epoch).to(samples.obs.device) for epoch in order]
+    size = min(config.minibatch_size, len(samples))
+    policy = _PolicySteps(actor, actor_optimizer, size, config, kl_coef)
+    values = _ValueSteps(critic, critic_optimizer, size, config)
+    policy_stats, value_loss = (math.nan,) * 4, math.nan
     with ThreadPoolExecutor(max_workers=1) as pool:
-        critics = pool.submit(_critic_epochs, critic, critic_optimizer, samples, batches, config)
-        policy_loss, kl, entropy, clipped = _actor_epochs(actor, actor_optimizer, samples, batches, config, kl_coef)
-        value_loss = critics.result()
+        for _ in range(config.update_epochs):
+            order = torch.from_numpy(rng.permutation(len(samples))).to(samples.obs.device)
+            batches = samples.rows(order).batches(size)  # gathered once, so that minibatches are views
+            fitting = pool.submit(values.epoch, batches)
+            policy_stats = policy.epoch(batches)
+            value_loss = fitting.result()
+    policy_loss, kl, entropy, clipped = policy_stats
     return UpdateStats(policy_loss, value_loss, kl, entropy, clipped)
 
 
-def _actor_epochs(
-    actor: GaussianActor,
-    optimizer: Optimizer,
-    samples: Samples,
-    batches: list[torch.Tensor],
-    config: PPOConfig,
-    kl_coef: float,
-) -> tuple[float, ...]:
-    sums = torch.zeros(4, device=samples.obs.device)
-    for epoch in batches:
-        sums.zero_()
-        for rows in epoch:
-            mean, log_std = actor(samples.obs[rows])
-            ratio = torch.exp(gaussian_log_prob(mean, log_std, samples.action[rows]) - samples.log_prob[rows])
-            surrogate = clipped_surrogate(ratio, samples.policy_advantage[rows], config.clip_coef)
-            kl = gaussian_kl(samples.mean[rows], samples.log_std[rows], mean, log_std)
-            entropy = gaussian_entropy(log_std)
-            loss = -surrogate + kl_coef * kl - config.entropy_coef * entropy
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                clipped = ((ratio - 1).abs() > config.clip_coef).float().mean()
-                sums += torch.stack([-surrogate, kl, entropy, clipped])
-    return tuple((sums / len(batches[-1])).tolist())
+class _PolicySteps:
+    """Gradient steps of the policy, minibatch by minibatch."""
+
+    def __init__(self, actor: GaussianActor, optimizer: Optimizer, size: int, config: PPOConfig, kl_coef: float):
+        self._mlp = TanhMLP(actor.layers_of(parameters_of(actor)), size)
+        self._gradients = actor.layers_of(gradients_of(actor))
+        self._optimizer, self._config, self._kl_coef = optimizer, config, kl_coef
+
+    def epoch(self, batches: list[Samples]) -> tuple[float, float, float, float]:
+        """Means over the minibatches of policy loss, KL, entropy and share of clipped ratios."""
+        policy_loss, kl, entropy, clipped = torch.stack([self._step(batch) for batch in batches]).mean(0).tolist()
+        return policy_loss, kl, entropy, clipped
+
+    @torch.no_grad()
+    def _step(self, batch: Samples) -> torch.Tensor:
+        config = self._config
+        head = self._mlp.forward(batch.obs)
+        mean, log_std = split_head(head)
+        ratio = torch.exp(gaussian_log_prob(mean, log_std, batch.action) - batch.log_prob)
+        # loss = -surrogate + kl_coef KL - entropy_coef H; dH / d log std = 1 / B
+        by_log_prob = -surrogate_gradient(ratio, batch.policy_advantage, config.clip_coef)[:, None]
+        by_mean, by_log_std = (by_log_prob * d for d in log_prob_gradient(mean, log_std, batch.action))
+        kl_by_mean, kl_by_log_std = kl_gradient(batch.mean, batch.log_std, mean, log_std)
+        by_mean += self._kl_coef * kl_by_mean
+        by_log_std += self._kl_coef * kl_by_log_std - config.entropy_coef / len(batch)
+        self._mlp.backward(batch.obs, head_gradient(head, by_mean, by_log_std), self._gradients)
+        self._optimizer.step()
+        surrogate = clipped_surrogate(ratio, batch.policy_advantage, config.clip_coef)
+        kl = gaussian_kl(batch.mean, batch.log_std, mean, log_std)
+        clipped = ((ratio - 1).abs() > config.clip_coef).to(ratio.dtype).mean()
+        return torch.stack([-surrogate, kl, gaussian_entropy(log_std), clipped])
 
 
-def _critic_epochs(
-    critic: ValueCritic, optimizer: Optimizer, samples: Samples, batches: list[torch.Tensor], config: PPOConfig
-) -> float:
-    returns = samples.returns
-    total = torch.zeros((), device=returns.device)
-    for epoch in batches:
-        total.zero_()
-        for rows in epoch:
-            value = critic(samples.obs[rows])
-            loss = clipped_value_loss(value, samples.value[rows], returns[rows], config.value_clip)
-            optimizer.zero_grad(set_to_none=True)
-            (config.value_coef * loss).backward()
-            optimizer.step()
-            total += loss.detach()
-    return float(total / len(batches[-1]))
+class _ValueSteps:
+    """Gradient steps of the critics, head after head, minibatch by minibatch."""
+
+    def __init__(self, critic: ValueCritic, optimizer: Optimizer, size: int, config: PPOConfig):
+        self._mlps = [TanhMLP(layers, size) for layers in critic.layers_of(parameters_of(critic))]
+        self._gradients = critic.layers_of(gradients_of(critic))
+        self._optimizer, self._config = optimizer, config
+
+    def epoch(self, batches: list[Samples]) -> float:
+        """Mean over the minibatches of the value loss, sum over heads."""
+        return float(torch.stack([self._step(batch) for batch in batches]).mean())
+
+    @torch.no_grad()
+    def _step(self, batch: Samples) -> torch.Tensor:
+        clip, returns = self._config.value_clip, batch.returns
+        values = []
+        for head, (mlp, gradients) in enumerate(zip(self._mlps, self._gradients, strict=True)):
+            value = mlp.forward(batch.critic_obs)
+            by_value = value_gradient(value[:, 0], batch.value[:, head], returns[:, head], clip)
+            mlp.backward(batch.critic_obs, self._config.value_coef * by_value[:, None], gradients)
+            values.append(value)
+        self._optimizer.step()
+        return clipped_value_loss(torch.cat(values, dim=1), batch.value, returns, clip)
 
 
 def adapt_kl_coef(kl_coef: float, kl: float, target: float) -> float:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from copo_algos.clock import Clock
+from copo_algos.config import CriticConfig
+from copo_algos.critic_inputs import CriticInput
 from copo_algos.networks import GaussianActor, gaussian_log_prob
+from copo_algos.rewards import NeighbourRule, shared_rewards
 from copo_algos.types import Lives, Rollout
-from copo_envs.neighbours import neighbour_mask, neighbourhood_mean
 from copo_envs.outcomes import Outcome
 from copo_envs.process import SceneVector
 from copo_envs.step_batch import StepBatch
@@ -24,6 +27,9 @@ class Collector:
         neighbours_distance: metres, for the neighbourhood reward.
         rng: draws the coordination factors.
         generator: draws the action noise.
+        neighbour_rule, counts_itself: who counts for the neighbourhood and the global reward, see `shared_rewards`.
+        critic_input: what the critics see; None: the observation.
+        uniform_lcf: the factors are drawn from U[-1, 1] whatever the mean and the standard deviation.
     """
 
     def __init__(
@@ -33,10 +39,18 @@ class Collector:
         neighbours_distance: float,
         rng: np.random.Generator,
         generator: torch.Generator,
+        neighbour_rule: NeighbourRule = "ours",
+        counts_itself: bool = False,
+        critic_input: CriticInput | None = None,
+        uniform_lcf: bool = False,
     ):
         self._scenes = scenes
         self._uses_lcf = uses_lcf
         self._distance = neighbours_distance
+        self._rule: NeighbourRule = neighbour_rule
+        self._counts_itself = counts_itself
+        self._critic_input = critic_input or CriticInput("ego", CriticConfig(), neighbours_distance)
+        self._uniform_lcf = uniform_lcf
         self._rng = rng
         self._generator = generator
         rows = (scenes.num_envs, scenes.num_slots)
@@ -44,9 +58,9 @@ class Collector:
         self._life_reward = np.zeros(rows)
         self._episode = np.zeros((scenes.num_envs, 2), np.int64)  # lives that ended in the running episode, successes
 
-    def begin(self, seeds: list[int], lcf_mean: float, lcf_std: float) -> None:
-        """Begin fresh episodes. seeds (E,)."""
-        batch = self._scenes.reset(seeds)
+    def begin(self, seeds: list[int], lcf_mean: float, lcf_std: float, num_agents: int | None = None) -> None:
+        """Begin fresh episodes, with so many vehicles or one in every slot. seeds (E,)."""
+        batch = self._scenes.reset(seeds) if num_agents is None else self._scenes.reset(seeds, num_agents)
         self._life_reward[:] = 0
         self._episode[:] = 0
         self._admit(batch, lcf_mean, lcf_std)
@@ -58,6 +72,7 @@ class Collector:
         lcf_mean: float,
         lcf_std: float,
         after_step: Callable[[], None] = lambda: None,
+        clock: Clock | None = None,
     ) -> Rollout:
         """T = num_steps steps of every environment.
 
@@ -66,7 +81,9 @@ class Collector:
             num_steps: T.
             lcf_mean, lcf_std: distribution from which vehicles born in this rollout draw.
             after_step: called after every step, for progress bars and interruptions.
+            clock: gets the laps "simulate", waiting for the scenes, and "infer", all the rest.
         """
+        clock = clock or Clock()
         scenes = self._scenes
         shape = (num_steps, scenes.num_envs, scenes.num_slots)
         obs = np.zeros((*shape, scenes.obs_size + self._uses_lcf), np.float32)
@@ -74,6 +91,7 @@ class Collector:
         log_prob, lcf = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         acted, terminated, truncated = (np.zeros(shape, np.bool_) for _ in range(3))
         reward = np.zeros((*shape, 3), np.float32)
+        position = np.zeros((*shape, 2))
         truncated_obs: list[np.ndarray] = []
         lives: list[tuple[np.ndarray, ...]] = []
         episode_rates: list[float] = []
@@ -81,20 +99,30 @@ class Collector:
         for t in range(num_steps):
             obs[t] = self._policy_obs(scenes.batch.obs)
             lcf[t] = self._lcf
+            position[t] = scenes.batch.position
             action[t], log_prob[t], mean[t], log_std[t] = self._act(actor, obs[t])
+            clock.lap("infer")
             batch = scenes.step(np.clip(action[t], -1.0, 1.0))
+            clock.lap("simulate")
 
             acted[t], terminated[t], truncated[t] = batch.acted, batch.terminated, batch.truncated
-            reward[t] = self._rewards(batch)
+            reward[t] = shared_rewards(batch, self._distance, self._rule, self._counts_itself)
             if batch.truncated.any():
-                truncated_obs.append(self._policy_obs(batch.final_obs)[batch.truncated])
+                truncated_obs.append(self._truncated_obs(batch))
             self._count_lives(batch, lives, episode_rates)
             self._admit(batch, lcf_mean, lcf_std)
             after_step()
 
+        now = scenes.batch
+        critic_obs = self._critic_input(obs, action, position, acted)
+        next_obs = self._policy_obs(now.obs)
+        next_obs = self._critic_input(next_obs, np.zeros_like(action[-1]), now.position, now.active)
+        no_obs = np.zeros((0, critic_obs.shape[-1]), np.float32)
+        clock.lap("infer")
         return Rollout(
             obs=obs,
-            next_obs=self._policy_obs(scenes.batch.obs),
+            critic_obs=critic_obs,
+            next_obs=next_obs,
             action=action,
             log_prob=log_prob,
             mean=mean,
@@ -104,13 +132,23 @@ class Collector:
             truncated=truncated,
             reward=reward,
             lcf=lcf,
-            truncated_obs=np.concatenate(truncated_obs) if truncated_obs else np.zeros((0, obs.shape[-1]), np.float32),
+            truncated_obs=np.concatenate(truncated_obs) if truncated_obs else no_obs,
             lives=_join(lives, episode_rates),
         )
 
     def _policy_obs(self, obs: np.ndarray) -> np.ndarray:
         """(E, N, D) as the policy sees it: with (phi + 1) / 2 appended where there is a coordination factor."""
         return with_lcf(obs, self._lcf) if self._uses_lcf else obs.copy()
+
+    def _truncated_obs(self, batch: StepBatch) -> np.ndarray:
+        """What the critics see of the last observations of the truncated, (number of them, C).
+
+        Beside them is who acted with them and was not terminated. What these do next is not known: zeros.
+        """
+        obs = self._policy_obs(np.where(batch.truncated[..., None], batch.final_obs, batch.obs))
+        there = batch.acted & ~batch.terminated
+        nothing = np.zeros((*there.shape, 2), np.float32)
+        return self._critic_input(obs, nothing, batch.acted_position, there)[batch.truncated]
 
     def _act(self, actor: GaussianActor, obs: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.no_grad():
@@ -119,17 +157,6 @@ class Collector:
             action = mean + torch.exp(log_std) * noise
             log_prob = gaussian_log_prob(mean, log_std, action)
         return action.numpy(), log_prob.numpy(), mean.numpy(), log_std.numpy()
-
-    def _rewards(self, batch: StepBatch) -> np.ndarray:
-        """(E, N, 3): r, and the means of r over the neighbours and over all who acted, at the positions after the step.
-
-        A vehicle that ends at this step counts, with its last reward; one born in it has not acted and does not.
-        """
-        near = neighbour_mask(batch.acted_position, batch.acted, self._distance)
-        count = batch.acted.sum(axis=1, keepdims=True)
-        everybody = batch.reward.sum(axis=1, keepdims=True) / np.maximum(count, 1)
-        neighbourhood = neighbourhood_mean(batch.reward, near)
-        return np.stack([batch.reward, neighbourhood, np.broadcast_to(everybody, batch.reward.shape)], axis=-1)
 
     def _count_lives(self, batch: StepBatch, lives: list[tuple[np.ndarray, ...]], episode_rates: list[float]) -> None:
         self._life_reward += batch.reward
@@ -153,7 +180,7 @@ class Collector:
         """Every newborn draws its coordination factor, which it keeps for life."""
         if self._uses_lcf:
             born = int(batch.spawned.sum())
-            self._lcf[batch.spawned] = draw_lcf(born, lcf_mean, lcf_std, self._rng)
+            self._lcf[batch.spawned] = draw_lcf(born, lcf_mean, lcf_std, self._rng, self._uniform_lcf)
 
 
 def _join(pieces: list[tuple[np.ndarray, ...]], episode_success_rates: list[float]) -> Lives:
@@ -164,8 +191,10 @@ def _join(pieces: list[tuple[np.ndarray, ...]], episode_success_rates: list[floa
     return Lives(outcome, steps, reward, completion, episode_success_rates)
 
 
-def draw_lcf(count: int, mean: float, std: float, rng: np.random.Generator) -> np.ndarray:
-    """phi ~ N(mean, std) clipped to [-1, 1], (count,) float32."""
+def draw_lcf(count: int, mean: float, std: float, rng: np.random.Generator, uniform: bool = False) -> np.ndarray:
+    """phi ~ N(mean, std) clipped to [-1, 1], or U[-1, 1], (count,) float32."""
+    if uniform:
+        return rng.uniform(-1.0, 1.0, count).astype(np.float32)
     return np.clip(rng.normal(mean, std, count), -1.0, 1.0).astype(np.float32)
 
 

@@ -68,10 +68,12 @@ def _read(settings: Path) -> dict[str, Any]:
 
 
 def _refuse_changes(config: TrainConfig, before: dict[str, Any]) -> None:
+    # A setting that came after the run: its default is what the run was made with.
+    before = {**TrainConfig(config.algorithm).as_dict(), **before}
     for name, value in config.as_dict().items():
-        if name not in MAY_CHANGE and before.get(name) != value:
+        if name not in MAY_CHANGE and before[name] != value:
             raise UserError(
-                f"cannot resume with {name}={value}: the run was made with {before.get(name)}; "
+                f"cannot resume with {name}={value}: the run was made with {before[name]}; "
                 f"give the same, or choose another --run-dir"
             )
 

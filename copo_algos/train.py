@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,10 @@ import torch
 
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
+from copo_algos.clock import Clock
 from copo_algos.config import TrainConfig, check
+from copo_algos.critic_inputs import CriticInput
+from copo_algos.curriculum import vehicles_at
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
@@ -61,24 +63,39 @@ class Trainer:
             algorithm=config.algorithm,
             obs_size=obs_size,
             num_agents=self.options.num_agents,
-            uses_lcf=self.algorithm.learns_lcf,
+            uses_lcf=self.algorithm.uses_lcf,
+            lcf_uniform=self.algorithm.lcf == "uniform",
             geometry=self.options.geometry,
             start_seed=self.options.start_seed,
         )
         self.actor = make_actor(self.info, self.generator).to(self.device)
-        self.critic = ValueCritic(obs_size + self.algorithm.learns_lcf, self.algorithm.value_heads, self.generator)
+        critic_input = CriticInput(self.algorithm.critic_input, config.critic, config.neighbours_distance)
+        critic_size = critic_input.size(obs_size + self.algorithm.uses_lcf)
+        self.critic = ValueCritic(critic_size, self.algorithm.value_heads, self.generator)
         self.critic.to(self.device)
         self.lcf = LCFDistribution(config.lcf.lcf_initial_mean, config.lcf.lcf_initial_std)
         self.lcf.to(self.device)
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.ppo.learning_rate)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.ppo.learning_rate)
+        rate = config.ppo.learning_rate
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=rate, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=rate, fused=True)
         self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
         self.kl_coef = config.ppo.kl_coef
 
         self.collector = Collector(
-            self.scenes, self.algorithm.learns_lcf, config.neighbours_distance, self.rng, self.generator
+            self.scenes,
+            self.algorithm.uses_lcf,
+            self.algorithm.neighbours_distance or config.neighbours_distance,
+            self.rng,
+            self.generator,
+            config.neighbour_rule,
+            self.algorithm.counts_itself,
+            critic_input,
+            self.algorithm.lcf == "uniform",
         )
         self.record = Record()
+        self.clock = Clock()
+        """Of the iteration in progress, or the last one."""
+        self.num_agents = self.options.num_agents
         self.iteration = 0
         self.env_steps = 0
         self.vehicle_steps = 0
@@ -88,13 +105,14 @@ class Trainer:
     def begin(self) -> None:
         """Begin fresh episodes; which ones is determined by the seed and the iteration."""
         seeds = np.random.SeedSequence([self.config.seed, self.iteration, 1]).generate_state(self.scenes.num_envs)
-        self.collector.begin([int(seed) for seed in seeds], *self._lcf_values())
+        self.num_agents = self._vehicles()
+        self.collector.begin([int(seed) for seed in seeds], *self._lcf_values(), self.num_agents)
 
     def train_iteration(self, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Collect, estimate advantages, update the policy, take the meta-step, and report."""
-        clock = _Clock()
+        self.clock = clock = Clock()
+        self._grow()
         rollout = self._collect(after_step)
-        clock.lap("simulate")
         samples = make_samples(rollout, self.critic, self.algorithm, self.config.ppo, self.device)
         old_actor = copy.deepcopy(self.actor)
         update = ppo_update(
@@ -168,7 +186,7 @@ class Trainer:
 
     def policy(self) -> Policy:
         """The policy as it is now."""
-        mean, std = self._lcf_values() if self.algorithm.learns_lcf else (0.0, 0.0)
+        mean, std = self._lcf_values() if self.algorithm.uses_lcf else (0.0, 0.0)
         return Policy(self.actor, replace(self.info, lcf_mean=mean, lcf_std=std, env_steps=self.env_steps))
 
     def close(self) -> None:
@@ -178,12 +196,30 @@ class Trainer:
     def _remember_draws(self) -> None:
         self._draws = (self.rng.bit_generator.state, self.generator.get_state())
 
+    def _vehicles(self) -> int:
+        """How many the next episodes begin with."""
+        full = self.options.num_agents
+        if not self.algorithm.curriculum:
+            return full
+        return vehicles_at(self.env_steps, self.config.total_steps, full)
+
+    def _grow(self) -> None:
+        if self._vehicles() != self.num_agents:
+            self.num_agents = self._vehicles()
+            self.scenes.set_num_agents(self.num_agents)
+
     def _collect(self, after_step: Callable[[], None]) -> Rollout:
         num_steps = self.config.steps_per_iteration // self.scenes.num_envs
         actor = self.actor if self.device.type == "cpu" else copy.deepcopy(self.actor).cpu()
-        return self.collector.collect(actor, num_steps, *self._lcf_values(), after_step)
+        return self.collector.collect(actor, num_steps, *self._lcf_values(), after_step, self.clock)
 
     def _lcf_values(self) -> tuple[float, float]:
+        """Mean and standard deviation of phi at birth."""
+        if self.algorithm.lcf == "fixed":
+            given = self.algorithm.fixed_lcf
+            return self.config.lcf.fixed_lcf if given is None else given, 0.0
+        if self.algorithm.lcf == "uniform":
+            return 0.0, 1 / math.sqrt(3)
         with torch.no_grad():
             return float(self.lcf.mean()), float(self.lcf.std())
 
@@ -206,7 +242,7 @@ class Trainer:
         self.record.add(rollout.lives)
 
     def _row(
-        self, rollout: Rollout, samples: Samples, update: UpdateStats, meta: LCFStats | None, clock: _Clock
+        self, rollout: Rollout, samples: Samples, update: UpdateStats, meta: LCFStats | None, clock: Clock
     ) -> dict[str, Any]:
         lives, acted = rollout.lives, rollout.acted
         mean, std = self._lcf_values()
@@ -246,7 +282,8 @@ class Trainer:
                 "lcf_objective": meta.objective,
                 "lcf_gradient": meta.gradient_mean,
             }
-        return {**row, **clock.seconds(), "steps_per_s": self.config.steps_per_iteration / clock.total}
+        seconds = {f"{name}_s": value for name, value in clock.wall.items()}
+        return {**row, **seconds, "steps_per_s": self.config.steps_per_iteration / clock.total}
 
 
 def train(config: TrainConfig) -> Path:
@@ -344,23 +381,3 @@ def _refuse_nan(row: dict[str, Any]) -> None:
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else math.nan
-
-
-class _Clock:
-    """Seconds spent in each part of an iteration."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._laps[name] = now - self._last
-        self._last = now
-
-    @property
-    def total(self) -> float:
-        return self._last - self._start
-
-    def seconds(self) -> dict[str, float]:
-        return {f"{name}_s": value for name, value in self._laps.items()}

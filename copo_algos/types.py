@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ class Rollout:
 
     obs: np.ndarray
     """(T, E, N, D) float32, the coordination factor (phi + 1) / 2 appended where the algorithm has one."""
+    critic_obs: np.ndarray
+    """(T, E, N, C) what the critics see: `obs` itself where that is the same."""
     next_obs: np.ndarray
-    """(E, N, D) after the last step."""
+    """(E, N, C) what the critics see after the last step."""
     action: np.ndarray
     """(T, E, N, 2), unclipped."""
     log_prob: np.ndarray
@@ -35,7 +37,8 @@ class Rollout:
     lcf: np.ndarray
     """(T, E, N) phi in [-1, 1], constant over a life; 0 where the algorithm has none."""
     truncated_obs: np.ndarray
-    """(number of truncated, D): their last observations, in the order of `np.nonzero(truncated)`."""
+    """(number of truncated, C): what the critics see of their last observations, in the order of
+    `np.nonzero(truncated)`."""
     lives: Lives
     """The lives that ended in this rollout."""
 
@@ -61,7 +64,9 @@ class Samples:
     """The vehicle samples of a rollout, flat: B rows."""
 
     obs: torch.Tensor
-    """(B, D)"""
+    """(B, D) what the policy sees."""
+    critic_obs: torch.Tensor
+    """(B, C) what the critics see: `obs` itself where that is the same."""
     action: torch.Tensor
     """(B, 2)"""
     log_prob: torch.Tensor
@@ -86,6 +91,20 @@ class Samples:
     def returns(self) -> torch.Tensor:
         """(B, H) value targets R = A + V_old with the raw A."""
         return self.advantage + self.value
+
+    def rows(self, index: torch.Tensor | slice) -> Samples:
+        """These rows, in this order: copies, or views where `index` is a slice."""
+        columns = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.critic_obs is self.obs:
+            del columns["critic_obs"]  # gathered once
+        taken = {name: column[index] for name, column in columns.items() if isinstance(column, torch.Tensor)}
+        if self.critic_obs is self.obs:
+            taken["critic_obs"] = taken["obs"]
+        return replace(self, **taken)
+
+    def batches(self, size: int) -> list[Samples]:
+        """Views of `size` rows each, in order; a smaller rest is left out."""
+        return [self.rows(slice(first, first + size)) for first in range(0, len(self) - size + 1, size)]
 
     def __len__(self) -> int:
         return len(self.obs)

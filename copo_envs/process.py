@@ -109,6 +109,10 @@ class AutoReset:
             self.batch.episode_over[...] = True
         return self.batch
 
+    def set_num_agents(self, num_agents: int) -> None:
+        """Begin the episodes from the next one on with so many vehicles."""
+        self._num_agents = num_agents
+
 
 class ProcessSimulator:
     """A `Simulator` that lives in a worker process.
@@ -356,6 +360,18 @@ class SceneVector:
         self._note_seeds()
         return self.batch
 
+    def set_num_agents(self, num_agents: int) -> None:
+        """Begin the episodes from each environment's next one on with so many vehicles."""
+        if not 1 <= num_agents <= self.num_slots:
+            raise SceneError(f"num_agents={num_agents}; these environments were made for 1 to {self.num_slots}")
+        self._num_agents = num_agents
+        if self._local is not None:
+            self._local.set_num_agents(num_agents)
+        for worker in self._workers:
+            worker.send("set_num_agents", num_agents)
+        for worker in self._workers:
+            worker.receive()
+
     def step(self, actions: np.ndarray) -> StepBatch:
         """One step of every environment. actions (E, N, 2)."""
         if not self._rows:
@@ -510,6 +526,9 @@ def _work(pipe: Connection, memory: Any) -> None:
                 shared.copy_from(stepper.reset(*arguments))
             elif command == "begin_episode":
                 shared.copy_from(simulator.begin_episode(*arguments))
+            elif command == "set_num_agents":
+                assert isinstance(stepper, AutoReset)
+                stepper.set_num_agents(*arguments)
             else:
                 value = getattr(simulator, command)()
             pipe.send(("done", value))

@@ -285,7 +285,7 @@ class MetaDriveSimulator:
         batch.cost[slots] = step.cost
         batch.energy[slots] = step.energy
         batch.life_steps[slots] = step.life_steps
-        for row, (agent, slot) in enumerate(acting.items()):
+        for row, slot in enumerate(slots):
             if batch.terminated[slot] or batch.truncated[slot]:
                 ended = bool(batch.terminated[slot])
                 batch.final_obs[slot] = step.obs[row]

@@ -190,7 +190,7 @@ def _on_polygon(x, y, corners, low, high):
 
 @njit(cache=True)
 def lanes_below(positions, corners, surfaces, bounds, below):
-    """Which lanes lie below the vehicles, as a ray straight down would find: below (A, L) int8 of 0, 1, or 2 for doubt."""
+    """Which lanes lie below the vehicles, as a ray straight down finds them: below (A, L) int8, 0, 1, or 2 for doubt."""
     reach = SURFACE_MARGIN + SURFACE_DOUBT
     below[:] = 0
     for a in range(positions.shape[0]):
@@ -250,7 +250,7 @@ def _choose_lane(x, y, hx, hy, below, doubt, lanes, road, next_road):
 
 @njit(cache=True)
 def localise(rows, positions, thetas, below, lanes, routes, targets, current, on_lane, doubtful):
-    """The lane of every vehicle. Where lanes in doubt would change it: doubtful (A,) is True, and nothing else is set."""
+    """The lane of every vehicle. Where lanes in doubt would change it, doubtful (A,) is True and nothing else is set."""
     for a in range(rows.shape[0]):
         r = rows[a]
         x, y = positions[a, 0], positions[a, 1]
@@ -267,17 +267,17 @@ def localise(rows, positions, thetas, below, lanes, routes, targets, current, on
 
 
 @njit(cache=True)
-def navigate(  # noqa: C901
+def navigate(
     rows, positions, thetas, velocities, axes, actions, lanes, road_first, road_lanes, routes, nodes, route_length,
     targets, current, final, last_along, travelled, last_position, last_heading, scale, obs, layout, out,
 ):  # fmt: skip
-    """`NodeNetworkNavigation.update_localization` after the lane is known, `StateObservation`, and the geometry of rewards.
+    """`NodeNetworkNavigation.update_localization` once the lane is known, `StateObservation`, the geometry of rewards.
 
     Args:
         rows: (A,) row of each vehicle in the persistent arrays (routes ... last_heading).
         axes: (A, BOX.COLUMNS), the vehicles' axes as in `pose_boxes`.
-        scale: (7,) road width, lane width, bend radius, bend angle in degrees, metres to a checkpoint, metres ahead
-            of the next one's heading, steering of 1 in degrees.
+        scale: (8,) what observations are divided by: road width, lane width, bend radius, bend angle in degrees, metres
+            to a checkpoint, (metres ahead at which the next road's heading is read,) steering, top speed in km/h.
         obs: (A, D), the entries of `layout` are written.
         layout: (4,) first entry of: border distances or -1, ego state, lateral offset or -1, navigation or -1.
         out: (A, NAV.COLUMNS).
@@ -425,8 +425,8 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
             if d2 > radius * radius * 1.02:
                 span = math.asin(radius / math.sqrt(d2))
                 middle = math.atan2(dy, dx) - thetas[a] - phase
-                start = int(math.floor((middle - span) / unit))
-                count = min(int(math.ceil((middle + span) / unit)) - start + 1, rays)
+                start = math.floor((middle - span) / unit)
+                count = min(math.ceil((middle + span) / unit) - start + 1, rays)
             ez = box[2] - z
             # the ray's origin in the box's frame
             lx = -(dx * box[3] + dy * box[4] + ez * box[5])
@@ -488,7 +488,7 @@ def lidar_mask(positions, thetas, distance, rays, objects, own, near, allowed):
             middle = math.atan2(dy, dx) - thetas[a]
             low = ((middle - span) * (180 / PI)) % 360
             high = ((middle + span) * (180 / PI)) % 360
-            first, last = int(math.floor(low / unit)), int(math.ceil(high / unit))
+            first, last = math.floor(low / unit), math.ceil(high / unit)
             if high < low:
                 allowed[a, first:] = True
                 allowed[a, : last + 1] = True
@@ -498,7 +498,7 @@ def lidar_mask(positions, thetas, distance, rays, objects, own, near, allowed):
 
 @njit(cache=True)
 def near_circle(positions, radius, boxes, own, near, doubtful):
-    """Which boxes reach into a circle around each vehicle: near (A, B); doubtful (A,) where one ends within 0.1 m of it."""
+    """Which boxes reach into a circle around each vehicle: near (A, B); doubtful (A,): one ends within 0.1 m of it."""
     for a in range(positions.shape[0]):
         doubtful[a] = False
         for b in range(boxes.shape[0]):

@@ -13,12 +13,13 @@ against Bullet's bodies, a step ahead. What decides whom to ask has to know both
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from metadrive.component.navigation_module.node_network_navigation import NodeNetworkNavigation
-from metadrive.component.vehicle.vehicle_type import StaticDefaultVehicle
 from metadrive.component.road_network import Road
+from metadrive.component.vehicle.vehicle_type import StaticDefaultVehicle
 from metadrive.constants import CollisionGroup, MetaDriveType
 from metadrive.envs.marl_envs import (
     MultiAgentBottleneckEnv,
@@ -202,7 +203,7 @@ class BatchedStep:
         if count > LONGEST_ROUTE or type(navigation) is not NodeNetworkNavigation:
             raise NotCovered(f"a route of {count} checkpoints with {type(navigation).__name__}")
         self._nodes[slot, :count] = [tables.node_of.setdefault(node, len(tables.node_of)) for node in checkpoints]
-        roads = zip(checkpoints[:-1], checkpoints[1:], strict=True)
+        roads = pairwise(checkpoints)
         self._routes[slot, : count - 1] = [tables.road_of[road] for road in roads]
         self._route_length[slot] = count
         self._targets[slot] = navigation._target_checkpoints_index
@@ -257,7 +258,7 @@ class BatchedStep:
         return np.array([seen[:3] for _, seen in self._wrecks.values()]).reshape(-1, 3)
 
     def _actuate(self, crew: list[Crew], actions: np.ndarray) -> None:
-        """`EnvInputPolicy.act` and `BaseVehicle.before_step`: the forces on the wheels, the record of crashes cleared."""
+        """`EnvInputPolicy.act` and `BaseVehicle.before_step`: forces on the wheels, the record of crashes cleared."""
         for one, (steering, throttle) in zip(crew, actions, strict=True):
             vehicle, system = one.vehicle, one.system
             vehicle.crash_vehicle = vehicle.crash_object = vehicle.crash_building = vehicle.crash_human = False
@@ -450,7 +451,7 @@ class BatchedStep:
         return on_lane
 
     def _tell_navigation(self, rows: np.ndarray, crew: list[Crew], lanes: np.ndarray, targets: np.ndarray) -> None:
-        """Keep MetaDrive's own navigation up to date, for rule-based drivers: it changes every few seconds of a life."""
+        """Keep MetaDrive's own navigation up to date, for rule-based drivers; it changes every few seconds of a life."""
         for a in np.nonzero(self._current[rows] != lanes)[0]:
             crew[a].vehicle.navigation._current_lane = self._lane_objects[self._current[rows[a]]]
         for a in np.nonzero((self._targets[rows] != targets).any(axis=1))[0]:

@@ -1,4 +1,4 @@
-"""What the kernels know of a map: lanes, lane surfaces, lines, sidewalks and buildings as arrays, built once per map."""
+"""What the kernels know of a map: lanes, their surfaces, lines, sidewalks and buildings as arrays, once per map."""
 
 from __future__ import annotations
 

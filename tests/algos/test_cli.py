@@ -60,7 +60,7 @@ def test_an_unknown_scene(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("train sac --scene particles", "unknown algorithm 'sac'; choose one of ippo, copo"),
+        ("train sac --scene particles", "unknown algorithm 'sac'; choose one of ippo, ccppo_mean_field, "),
         ("train ippo --scene particles --num-agents 80", "num_agents=80 does not fit particles: 32 spawn places"),
         ("train ippo --scene bottleneck --num-agents 80", "use 1 to 48"),
         ("train ippo --scene particles --num-agents 0", "num_agents=0 does not fit particles"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from copo_algos import config as config_module
 from copo_algos.algorithms import ALGORITHMS, get_algorithm
-from copo_algos.config import PRESETS, LCFConfig, PPOConfig, TrainConfig, check, preset, with_values
+from copo_algos.config import PRESETS, CriticConfig, LCFConfig, PPOConfig, TrainConfig, check, preset, with_values
 from copo_algos.errors import UserError
 from copo_envs.scenes import SCENES
 
@@ -35,12 +35,12 @@ def refusal(**values: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", ["PPOConfig", "LCFConfig", "TrainConfig"])
+@pytest.mark.parametrize("name", ["PPOConfig", "LCFConfig", "CriticConfig", "TrainConfig"])
 def test_every_field_is_followed_by_a_sentence(name: str):
     tree = ast.parse(inspect.getsource(config_module))
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     for node, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) not in ("ppo", "lcf"):
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) not in ("ppo", "lcf", "critic"):
             assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), ast.unparse(node)
             assert str(after.value.value).endswith(".")
 
@@ -65,6 +65,7 @@ def test_the_published_values():
     assert (ppo.learning_rate, ppo.gamma, ppo.gae_lambda, ppo.global_gamma) == (3e-4, 0.99, 0.95, 1.0)
     assert (ppo.update_epochs, ppo.minibatch_size, ppo.clip_coef, ppo.value_clip) == (5, 512, 0.3, 10.0)
     assert (ppo.value_coef, ppo.entropy_coef, ppo.kl_coef, ppo.kl_target) == (1.0, 0.0, 0.2, 0.01)
+    assert config.neighbour_rule == "tf"
     assert ppo.fragment_steps == 200 == config.steps_per_iteration // 8
     assert (lcf.lcf_estimator, lcf.lcf_learning_rate, lcf.lcf_passes, lcf.lcf_minibatch_size) == (
         "released",
@@ -73,6 +74,18 @@ def test_the_published_values():
         512,
     )
     assert (lcf.lcf_initial_mean, lcf.lcf_initial_std) == (0.0, 0.1)
+
+
+def test_the_values_of_the_torch_code():
+    config = preset("paper_torch")
+    assert (config.steps_per_iteration, config.neighbour_rule) == (2000, "torch")
+    assert (config.ppo.clip_coef, config.ppo.value_clip, config.ppo.fragment_steps) == (0.2, 100.0, 0)
+    assert (config.lcf.lcf_estimator, config.lcf.lcf_learning_rate) == ("released", 1e-4)
+    assert (config.critic.mean_field_distance, config.critic.num_neighbours, config.critic.counterfactual) == (
+        10.0,
+        4,
+        True,
+    )
 
 
 def test_the_map_of_a_run_belongs_to_its_seed():
@@ -88,8 +101,8 @@ def test_as_dict_is_flat_and_survives_json():
     config = preset("paper", "copo")
     flat = config.as_dict()
     assert json.loads(json.dumps(flat)) == flat
-    names = {field.name for part in (PPOConfig, LCFConfig, TrainConfig) for field in fields(part)}
-    assert set(flat) == names - {"ppo", "lcf", "run_dir", "resume"}
+    names = {field.name for part in (PPOConfig, LCFConfig, CriticConfig, TrainConfig) for field in fields(part)}
+    assert set(flat) == names - {"ppo", "lcf", "critic", "run_dir", "resume"}
     assert with_values(TrainConfig("ippo"), flat) == config
 
 
@@ -101,9 +114,9 @@ def test_values_are_set_by_flat_names():
 def test_unknown_names():
     with pytest.raises(UserError, match=r"unknown setting 'speed'; known are .*seed"):
         with_values(TrainConfig("ippo"), {"speed": 1})
-    with pytest.raises(UserError, match="unknown preset 'mine'; choose one of paper, default"):
+    with pytest.raises(UserError, match="unknown preset 'mine'; choose one of paper, paper_torch, default"):
         preset("mine")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UserError, match="unknown algorithm 'sac'; choose one of ippo, copo"):
+    with pytest.raises(UserError, match="unknown algorithm 'sac'; choose one of ippo, ccppo_mean_field, "):
         get_algorithm("sac")
     with pytest.raises(UserError, match="unknown algorithm"):
         check(TrainConfig("sac"))
@@ -118,6 +131,12 @@ def test_unknown_names():
         ({"num_envs": 0, "steps_per_iteration": 0}, "steps_per_iteration=0 does not split over 1"),
         ({"total_steps": 1599}, "total_steps=1599 is less than one iteration"),
         ({"gamma": 1.01}, "gamma=1.01 is not in [0, 1]"),
+        ({"fixed_lcf": -1.5}, "fixed_lcf=-1.5 is not in [-1, 1]"),
+        ({"num_neighbours": 0}, "num_neighbours=0; use a number above 0"),
+        (
+            {"algorithm": "ccppo_concat", "num_agents": 1},
+            "the critic of ccppo_concat looks at neighbours, and num_agents=1 has none; use 2 or more",
+        ),
         ({"global_gamma": -0.1}, "global_gamma=-0.1 is not in [0, 1]"),
         ({"gae_lambda": 2.0}, "gae_lambda=2.0 is not in [0, 1]"),
         ({"lcf_initial_mean": 1.0}, "lcf_initial_mean=1.0 is not in [-0.999, 0.999]"),
@@ -136,7 +155,7 @@ def test_impossible_values(values: dict[str, Any], sentence: str):
 @pytest.mark.parametrize("name", NUMBERS)
 def test_nothing_may_be_negative_or_no_number(name: str):
     kind = type(NUMBERS[name])
-    if name not in ("lcf_initial_mean", "horizon"):  # may be negative; the scene's own check
+    if name not in ("lcf_initial_mean", "fixed_lcf", "horizon"):  # may be negative; the scene's own check
         assert f"{name}=-1" in refusal(**{name: kind(-1)})
     if kind is float:
         assert f"{name}=nan" in refusal(**{name: math.nan})

@@ -49,6 +49,7 @@ def make_samples(seed: int = 0) -> tuple[GaussianActor, Samples]:
     advantage = normal(COUNT, 3) + action @ normal(2, 3)
     samples = Samples(
         obs=obs,
+        critic_obs=obs,
         action=action,
         log_prob=log_prob,
         mean=mean,

@@ -134,6 +134,19 @@ def test_resuming_drops_a_row_that_was_cut_by_a_full_disk(tmp_path: Path, log: M
     assert [line["env_steps"] for line in rows(tmp_path)] == ["10", "20", "30", "40"]
 
 
+def test_a_column_that_came_after_the_first_part_is_empty_there(tmp_path: Path, log: MetricsLog):
+    log.write(row(10, loss=0.1))
+    again = MetricsLog(tmp_path, resume_at=10)
+    again.write(row(20, loss=0.2, infer_s=0.5))
+    again.write(row(30, loss=0.3, infer_s=0.6))
+    again.close()
+    assert [(line["env_steps"], line["loss"], line["infer_s"]) for line in rows(tmp_path)] == [
+        ("10", "0.1", ""),
+        ("20", "0.2", "0.5"),
+        ("30", "0.3", "0.6"),
+    ]
+
+
 def test_resuming_without_rows_begins_a_file(tmp_path: Path):
     for text in (None, ""):
         path = tmp_path / "metrics.csv"

@@ -14,7 +14,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from copo_algos import ppo
-from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
+from copo_algos.algorithms import COORDINATED, GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.config import PPOConfig
 from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.ppo import adapt_kl_coef, explained_variance, make_samples, ppo_update
@@ -52,6 +52,7 @@ def random_rollout(seed: int) -> Rollout:
     }
     return Rollout(
         **numbers,
+        critic_obs=numbers["obs"],
         next_obs=rng.normal(size=(ENVS, SLOTS, OBS_SIZE)).astype(np.float32),
         acted=acted,
         terminated=terminated,
@@ -90,6 +91,7 @@ def random_samples(count: int, seed: int = 0, heads: int = 3) -> tuple[GaussianA
         value = critic(obs) + 0.5 * normal(count, heads)
     samples = Samples(
         obs=obs,
+        critic_obs=obs,
         action=action,
         log_prob=log_prob,
         mean=mean,
@@ -175,6 +177,35 @@ def test_copo_follows_the_standardised_coordinated_advantage():
     np.testing.assert_allclose(
         samples.policy_advantage, (coordinated - coordinated.mean()) / coordinated.std(), atol=1e-5
     )
+
+
+def test_the_coordinated_reward_has_a_critic_and_an_advantage_of_its_own():
+    algorithm, rollout = get_algorithm("copo_coordinated_reward"), random_rollout(1)
+    config = PPOConfig(gamma=0.9, global_gamma=0.5, gae_lambda=0.0)
+    samples = make_samples(rollout, critic_of(4), algorithm, config, CPU)
+    # With lambda 0 an advantage is r + gamma V' - V; the reward's part is what differs from a rollout without reward.
+    without = make_samples(replace(rollout, reward=np.zeros_like(rollout.reward)), critic_of(4), algorithm, config, CPU)
+    angle = rollout.lcf[rollout.acted] * np.pi / 2
+    own, neighbourhood, _ = rollout.reward[rollout.acted].T
+    found = (samples.advantage - without.advantage)[:, COORDINATED]
+    np.testing.assert_allclose(found, np.cos(angle) * own + np.sin(angle) * neighbourhood, atol=1e-5)
+    np.testing.assert_allclose(
+        samples.policy_advantage * samples.raw_std + samples.raw_mean, samples.advantage[:, COORDINATED], atol=1e-5
+    )
+
+
+def test_critics_see_their_own_observations():
+    rollout = random_rollout(1)
+    wide = replace(rollout, critic_obs=np.concatenate([rollout.obs, rollout.obs[..., :2]], axis=-1))
+    critic = ValueCritic(OBS_SIZE + 2, 1, torch.Generator().manual_seed(3))
+    wide = replace(
+        wide, next_obs=wide.critic_obs[0], truncated_obs=wide.critic_obs.reshape(-1, 7)[: len(rollout.truncated_obs)]
+    )
+    samples = make_samples(wide, critic, get_algorithm("ippo"), PPOConfig(), CPU)
+    np.testing.assert_array_equal(samples.critic_obs, wide.critic_obs[rollout.acted])
+    np.testing.assert_array_equal(samples.obs, rollout.obs[rollout.acted])
+    with torch.no_grad():
+        torch.testing.assert_close(samples.value, critic(samples.critic_obs))
 
 
 def test_values_do_not_depend_on_how_the_rows_are_split(monkeypatch: pytest.MonkeyPatch):
@@ -277,22 +308,20 @@ def test_the_smaller_last_minibatch_is_left_out_unless_it_is_the_only_one(count:
     assert len(taken) == 2 * steps  # the policy's and the critics'
 
 
-def test_every_sample_is_seen_once_in_a_pass():
+def test_every_sample_is_seen_once_in_a_pass(monkeypatch: pytest.MonkeyPatch):
     actor, critic, samples = random_samples(12)
     marks = torch.arange(12.0, dtype=torch.float64)
     seen: list[float] = []
+    policy_step = ppo._PolicySteps._step
 
-    class Watching(torch.nn.Module):
-        """The critic, which notes the marks that the observations carry."""
+    def watch(steps: Any, batch: Samples) -> torch.Tensor:
+        seen.extend(batch.obs[:, 0].tolist())
+        assert torch.equal(batch.log_prob, samples.log_prob[batch.obs[:, 0].long()])  # rows stay together
+        return policy_step(steps, batch)
 
-        def forward(self, obs: torch.Tensor) -> torch.Tensor:
-            seen.extend(obs[:, 0].tolist())
-            return critic(obs)
-
-    marked = replace(samples, obs=torch.cat([marks[:, None], samples.obs[:, 1:]], dim=1))
-    watching: Any = Watching()
-    watching.critic = critic
-    update(actor, watching, marked, PPOConfig(minibatch_size=4, update_epochs=2))
+    monkeypatch.setattr(ppo._PolicySteps, "_step", watch)
+    obs = torch.cat([marks[:, None], samples.obs[:, 1:]], dim=1)
+    update(actor, critic, replace(samples, obs=obs, critic_obs=obs), PPOConfig(minibatch_size=4, update_epochs=2))
     assert sorted(seen[:12]) == sorted(seen[12:]) == marks.tolist()
     assert seen[:12] != seen[12:]
 
@@ -314,7 +343,7 @@ def test_explained_variance():
 
 def test_heads_are_in_the_order_of_the_rewards():
     """The global head discounts by its own gamma: with gamma 0 elsewhere only its advantage looks ahead."""
-    assert (OWN, NEIGHBOURHOOD, GLOBAL) == (0, 1, 2)
+    assert (OWN, NEIGHBOURHOOD, GLOBAL, COORDINATED) == (0, 1, 2, 3)
     rollout = random_rollout(4)
     blind = make_samples(
         rollout, critic_of(3), get_algorithm("copo"), PPOConfig(gamma=0.0, global_gamma=1.0, gae_lambda=1.0), CPU

@@ -16,10 +16,11 @@ import torch
 
 from copo_algos.advantages import coordinate, standardise
 from copo_algos.algorithms import NEIGHBOURHOOD, OWN, get_algorithm
-from copo_algos.config import LCFConfig, PPOConfig
+from copo_algos.config import CriticConfig, LCFConfig, PPOConfig
+from copo_algos.critic_inputs import CriticInput
 from copo_algos.lcf import LCFDistribution, lcf_update
 from copo_algos.networks import GaussianActor, ValueCritic, gaussian_log_prob
-from copo_algos.ppo import make_samples, ppo_update
+from copo_algos.ppo import explained_variance, make_samples, ppo_update
 from copo_algos.rollout import Collector, draw_lcf
 from copo_algos.types import Rollout, Samples
 from copo_envs.outcomes import Outcome
@@ -85,9 +86,10 @@ class Learner:
     def __post_init__(self) -> None:
         self.row = get_algorithm(self.algorithm)
         generator = torch.Generator().manual_seed(0)
-        obs_size = self.toy.obs_size + self.row.learns_lcf
+        obs_size = self.toy.obs_size + self.row.uses_lcf
+        see = CriticInput(self.row.critic_input, CriticConfig(), 40.0)
         self.actor = GaussianActor(obs_size, 2, generator)
-        self.critic = ValueCritic(obs_size, self.row.value_heads, generator)
+        self.critic = ValueCritic(see.size(obs_size), self.row.value_heads, generator)
         self.factor = LCFDistribution(self.lcf.lcf_initial_mean, self.lcf.lcf_initial_std)
         self.optimizers = [
             torch.optim.Adam(self.actor.parameters(), lr=self.ppo.learning_rate),
@@ -95,7 +97,7 @@ class Learner:
             torch.optim.Adam(self.factor.parameters(), lr=self.lcf.lcf_learning_rate),
         ]
         self.rng = np.random.default_rng(0)
-        self.collector = Collector(self.toy, self.row.learns_lcf, 40.0, self.rng, generator)
+        self.collector = Collector(self.toy, self.row.uses_lcf, 40.0, self.rng, generator, critic_input=see)
         self.collector.begin(list(range(self.toy.num_envs)), *self.values())
 
     def values(self) -> tuple[float, float]:
@@ -176,6 +178,24 @@ def test_where_only_neighbours_pay_the_factor_rises_and_gifts_are_given():
     assert learner.values()[0] > 0.3 and gifts > 0.9
 
 
+def test_without_a_factor_nobody_learns_to_give():
+    toy = Toy(lambda obs, actions: np.sign(actions[..., ::-1, 0]), num_envs=64, num_slots=2)
+    gifts = Learner(toy, "ippo", FAST, LCFConfig(), steps=4).iterate(9).reward[..., 0].mean()
+    assert abs(gifts) < 0.5
+
+
+@pytest.mark.parametrize("algorithm", ["ippo", "ccppo_mean_field", "ccppo_concat"])
+def test_a_value_that_lies_in_the_neighbour_needs_a_critic_that_sees_it(algorithm: str):
+    """Of two, each earns the sign that the other observes: V is that sign, and to one who sees only itself it is 0."""
+    toy = Toy(lambda obs, actions: obs[..., ::-1, 0], num_envs=16, num_slots=2)
+    learner = Learner(toy, algorithm, FAST, LCFConfig(), steps=16)
+    learner.iterate(6)
+    rollout = learner.collector.collect(learner.actor, 16, 0.0, 0.0)
+    samples = make_samples(rollout, learner.critic, learner.row, learner.ppo, CPU)
+    explained = explained_variance(samples.value[:, OWN], samples.returns[:, OWN])
+    assert explained < 0.1 if algorithm == "ippo" else explained > 0.9
+
+
 Advantages = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """The push of an action (B,) and noise (B, 3) -> advantages (B, 3): own, neighbourhood, global."""
 
@@ -199,6 +219,7 @@ def learned_mean(advantages: Advantages, begin: float) -> float:
         policy_advantage, raw_mean, raw_std = standardise(coordinated)
         samples = Samples(
             obs=obs,
+            critic_obs=obs,
             action=action,
             log_prob=gaussian_log_prob(mean, log_std, action),
             mean=mean,

@@ -61,7 +61,19 @@ def record(num_envs: int, uses_lcf: bool) -> Recording:
 
 
 def join(parts: list[Rollout]) -> Rollout:
-    names = ("obs", "action", "log_prob", "mean", "log_std", "acted", "terminated", "truncated", "reward", "lcf")
+    names = (
+        "obs",
+        "critic_obs",
+        "action",
+        "log_prob",
+        "mean",
+        "log_std",
+        "acted",
+        "terminated",
+        "truncated",
+        "reward",
+        "lcf",
+    )
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     columns = {
         name: np.concatenate([getattr(part.lives, name) for part in parts])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from copo_algos.config import PRESETS, TrainConfig, preset, with_values
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.policy import checkpoints, load_policy
+from copo_algos.run_folder import prepare
 from copo_algos.train import Trainer, train
 from copo_envs.process import SceneVector, WorkerError, WorkerRestartWarning
 from copo_envs.scenes import SceneError
@@ -92,7 +94,7 @@ def test_the_metrics_add_up(run: Path):
         assert int(row["vehicle_steps"]) == vehicle_steps
         rates = [row[f"{name}_rate"] for name in ("success", "crash", "out", "max_step")]
         assert (math.fsum(map(float, rates)) == pytest.approx(1)) if lives else rates == [""] * 4
-        assert float(row["simulate_s"]) + float(row["learn_s"]) + float(row["meta_s"]) > 0
+        assert all(float(row[f"{phase}_s"]) > 0 for phase in ("simulate", "infer", "learn", "meta"))
     assert lives > 0
 
 
@@ -110,17 +112,70 @@ def test_another_seed_gives_others(tmp_path: Path, run: Path):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_algorithm_trains_with_every_preset(tmp_path: Path, algorithm: str, name: Any):
-    config = with_values(preset(name, algorithm), TINY | {"run_dir": tmp_path, "total_steps": 96, "horizon": 30})
+def test_every_algorithm_trains_round_trips_its_checkpoint_and_resumes(tmp_path: Path, algorithm: str):
+    config = tiny(tmp_path, algorithm, total_steps=96)
     row = metrics(train(config))[-1]
     finite = [name for name, value in row.items() if value != "" and math.isfinite(float(value))]
     assert {"policy_loss", "value_loss", "kl", "entropy", "reward_mean"} <= set(finite)
     assert ("lcf_mean_deg" in finite) == ("lcf_gradient" in finite) == ALGORITHMS[algorithm].learns_lcf
     if ALGORITHMS[algorithm].learns_lcf:
-        assert config.lcf.lcf_estimator == {"default": "per_sample", "paper": "released"}[name]
         assert float(row["lcf_mean_deg"]) != 0
-    assert load_policy(tmp_path).algorithm == algorithm
+    policy = load_policy(tmp_path)
+    assert policy.algorithm == algorithm and policy.uses_lcf == ALGORITHMS[algorithm].uses_lcf
+
+    trainer = Trainer(config)
+    trainer.restore(checkpoints(tmp_path)[-1])
+    again = trainer.save(tmp_path / "copy")
+    trainer.close()
+    for name in ("policy.safetensors", "learner.safetensors", "learner.json", "policy.json"):
+        assert (again / name).read_bytes() == (checkpoints(tmp_path)[-1] / name).read_bytes()
+    train(tiny(tmp_path, algorithm, total_steps=144, resume=True))
+    assert steps(tmp_path) == [48, 96, 144]
+
+
+@pytest.mark.parametrize("algorithm", ["ippo", "copo"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains(tmp_path: Path, algorithm: str, name: Any):
+    config = with_values(preset(name, algorithm), TINY | {"run_dir": tmp_path, "total_steps": 48})
+    row = metrics(train(config))[-1]
+    assert math.isfinite(float(row["policy_loss"]))
+    if algorithm == "copo":
+        assert config.lcf.lcf_estimator == ("per_sample" if name == "default" else "released")
+        assert float(row["lcf_mean_deg"]) != 0
+
+
+def test_a_fixed_factor_is_everybodys_and_a_uniform_one_is_anybodys():
+    for algorithm, values, expected in (
+        ("copo_fixed_lcf", {"fixed_lcf": -0.5}, {-0.5}),
+        ("cooperative", {}, {1.0}),
+        ("local_mean", {}, {1.0}),
+    ):
+        trainer = Trainer(tiny(Path("unused"), algorithm, **values))
+        trainer.begin()
+        assert set(trainer.collector.collect(trainer.actor, 30, *trainer._lcf_values()).lcf.flat) == expected
+        policy = trainer.policy()
+        assert set(policy.draw_lcf(5, np.random.default_rng(0))) == expected
+        trainer.close()
+    trainer = Trainer(tiny(Path("unused"), "copo_uniform_lcf", num_agents=20))
+    policy = trainer.policy()
+    trainer.close()
+    draws = policy.draw_lcf(20_000, np.random.default_rng(0))
+    assert np.abs(draws).max() <= 1 and np.histogram(draws, 4, (-1, 1))[0] == pytest.approx([5000] * 4, rel=0.05)
+
+
+def test_the_cooperative_reward_is_that_of_all_others_and_the_local_one_includes_ones_own():
+    for algorithm in ("cooperative", "local_mean"):
+        trainer = Trainer(tiny(Path("unused"), algorithm))
+        trainer.begin()
+        rollout = trainer.collector.collect(trainer.actor, 20, *trainer._lcf_values())
+        trainer.close()
+        for reward, acted in zip(rollout.reward[:, 0], rollout.acted[:, 0], strict=True):
+            own, shared = reward[acted, 0].astype(float), reward[acted, 1]
+            if algorithm == "cooperative" and len(own) > 1:
+                np.testing.assert_allclose(shared, (own.sum() - own) / (len(own) - 1), atol=1e-5)
+        if algorithm == "local_mean":  # alone, the mean is one's own reward
+            alone = np.isclose(rollout.reward[..., 1], rollout.reward[..., 0]) & rollout.acted
+            assert alone.sum() > 20
 
 
 def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -193,6 +248,16 @@ def test_a_run_is_not_overwritten(run: Path):
 )
 def test_a_run_is_not_resumed_with_other_settings(run: Path, changes: dict[str, Any], sentence: str):
     assert sentence in refusal(tiny(run, **{"num_envs": 2, "resume": True, "total_steps": 192, **changes}))
+
+
+def test_a_run_from_before_a_setting_existed_was_made_with_its_default(run: Path):
+    settings = json.loads((run / "config.json").read_text())
+    del settings["neighbour_rule"]
+    (run / "config.json").write_text(json.dumps(settings))
+    again = tiny(run, num_envs=2, resume=True, total_steps=192)
+    assert prepare(again, run) is not None
+    message = refusal(tiny(run, num_envs=2, resume=True, total_steps=192, neighbour_rule="tf"))
+    assert "cannot resume with neighbour_rule=tf: the run was made with ours" in message
 
 
 def test_another_algorithm_does_not_resume_a_run(run: Path):

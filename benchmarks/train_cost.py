@@ -1,0 +1,134 @@
+"""What training costs: CPU and wall seconds per 1,000 env steps of each algorithm, split by phase.
+
+    python -m benchmarks.train_cost --algorithms ippo copo
+
+CPU seconds are those of the training process, all its threads, and of its simulator processes; starting them is left
+out. The machine should have nothing else to do: cores that are shared make CPU seconds longer, too.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks.run import commit_of_checkout
+from copo_algos.algorithms import ALGORITHMS
+from copo_algos.config import PresetName, check, preset, with_values
+from copo_algos.errors import UserError
+from copo_algos.evaluate import hardware
+from copo_algos.run_folder import versions
+from copo_algos.train import LEARNING_THREADS, Trainer
+
+PHASES: tuple[str, ...] = ("simulate", "infer", "learn", "meta")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """Measure the cost of training, algorithm by algorithm, from an untrained policy."""
+
+    algorithms: tuple[str, ...] = tuple(ALGORITHMS)
+    """Algorithms to measure."""
+    scene: str = "intersection"
+    """Scene to drive in."""
+    preset: PresetName = "default"
+    """Settings of the runs."""
+    num_envs: int = 4
+    """Simulator processes."""
+    iterations: int = 3
+    """Iterations that count, after one that does not."""
+    output: Path = Path("benchmarks/results/train_cost")
+    """Where train_cost.csv and train_cost.json go."""
+
+
+def worker_cpu_seconds() -> float:
+    """CPU seconds of the living child processes of this one, by /proc (Linux)."""
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()  # what follows the name: state, parent, ...
+        except OSError:  # ended meanwhile
+            continue
+        if int(fields[1]) == os.getpid():
+            total += int(fields[11]) + int(fields[12])  # user and system ticks
+    return total / TICKS_PER_SECOND
+
+
+def measure(config: CostConfig, algorithm: str) -> Iterator[dict[str, Any]]:
+    """One row per phase, and their sum."""
+    settings = with_values(preset(config.preset, algorithm), {"scene": config.scene, "num_envs": config.num_envs})
+    check(settings)
+    trainer = Trainer(settings)
+    try:
+        trainer.begin()
+        trainer.train_iteration()
+        before, vehicle_steps = worker_cpu_seconds(), trainer.vehicle_steps
+        wall: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        cpu: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        for _ in range(config.iterations):
+            trainer.train_iteration()
+            for phase, seconds in trainer.clock.wall.items():
+                wall[phase] += seconds
+                cpu[phase] += trainer.clock.cpu[phase]
+        cpu["simulate"] += worker_cpu_seconds() - before
+        env_steps = settings.steps_per_iteration * config.iterations
+        vehicles = (trainer.vehicle_steps - vehicle_steps) / env_steps
+    finally:
+        trainer.close()
+    wall["all"], cpu["all"] = sum(wall.values()), sum(cpu.values())
+    for phase in (*PHASES, "all"):
+        yield {
+            "scene": config.scene,
+            "algorithm": algorithm,
+            "phase": phase,
+            "cpu_s_per_1000_env_steps": f"{cpu[phase] * 1000 / env_steps:.3f}",
+            "wall_s_per_1000_env_steps": f"{wall[phase] * 1000 / env_steps:.3f}",
+            "env_steps": env_steps,
+            "vehicles_mean": f"{vehicles:.2f}",
+        }
+
+
+def main(config: CostConfig) -> None:
+    """Measure and write; the table goes to the terminal as well."""
+    if config.iterations < 1:
+        raise UserError(f"iterations={config.iterations}; use 1 or more")
+    torch.set_num_threads(LEARNING_THREADS)
+    rows = []
+    for algorithm in config.algorithms:
+        for row in measure(config, algorithm):
+            rows.append(row)
+            cpu, wall = row["cpu_s_per_1000_env_steps"], row["wall_s_per_1000_env_steps"]
+            print(f"{algorithm:20} {row['phase']:10} {cpu:>9} CPU s  {wall:>9} s  per 1,000 env steps", flush=True)
+    config.output.mkdir(parents=True, exist_ok=True)
+    with (config.output / "train_cost.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    provenance = {
+        "command": shlex.join(["python", "-m", "benchmarks.train_cost", *sys.argv[1:]]),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "commit": commit_of_checkout(),
+        "hardware": hardware(),
+        "load_average": os.getloadavg(),
+        "versions": versions(),
+    }
+    (config.output / "train_cost.json").write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(CostConfig, prog="python -m benchmarks.train_cost"))
+    except UserError as error:
+        print(f"train_cost: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,37 @@
+"""The cost benchmark on the particles: phases add up, and workers' time is found."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.train_cost import CostConfig, main, worker_cpu_seconds
+
+
+def test_a_childs_cpu_time_is_counted():
+    code = "import time\nwhile time.process_time() < 0.3: pass\nprint('busy no more', flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        before = worker_cpu_seconds()
+        child.stdout.readline()
+        assert worker_cpu_seconds() - before > 0.1
+    finally:
+        child.communicate(b"\n")
+
+
+def test_the_table(tmp_path: Path):
+    main(CostConfig(algorithms=("copo",), scene="particles", num_envs=2, iterations=1, output=tmp_path))
+    with (tmp_path / "train_cost.csv").open(newline="") as file:
+        rows = {row["phase"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["simulate", "infer", "learn", "meta", "all"]
+    for kind in ("cpu", "wall"):
+        seconds = [float(row[f"{kind}_s_per_1000_env_steps"]) for row in rows.values()]
+        assert min(seconds) > 0 and sum(seconds[:4]) == pytest.approx(seconds[4], abs=0.01)
+    assert {row["env_steps"] for row in rows.values()} == {"1600"}
+    assert {"command", "date", "hardware", "versions"} <= set(json.loads((tmp_path / "train_cost.json").read_text()))
