@@ -62,7 +62,8 @@ class NAV:
     LEFT = 7  # metres to the borders of the road
     RIGHT = 8
     OVERSPEED = 9
-    COLUMNS = 10
+    CHECKPOINTS = slice(10, 14)  # x, y from the vehicle to the next two checkpoints, metres, cut to length
+    COLUMNS = 14
 
 
 @njit(cache=True, inline="always")
@@ -190,7 +191,7 @@ def _on_polygon(x, y, corners, low, high):
 
 @njit(cache=True)
 def lanes_below(positions, corners, surfaces, bounds, below):
-    """Which lanes lie below the vehicles, as a ray straight down finds them: below (A, L) int8, 0, 1, or 2 for doubt."""
+    """Which lanes lie below the vehicles, as a ray straight down finds them: below (A, L), 0, 1, or 2 for doubt."""
     reach = SURFACE_MARGIN + SURFACE_DOUBT
     below[:] = 0
     for a in range(positions.shape[0]):
@@ -250,7 +251,7 @@ def _choose_lane(x, y, hx, hy, below, doubt, lanes, road, next_road):
 
 @njit(cache=True)
 def localise(rows, positions, thetas, below, lanes, routes, targets, current, on_lane, doubtful):
-    """The lane of every vehicle. Where lanes in doubt would change it, doubtful (A,) is True and nothing else is set."""
+    """The lane of every vehicle. Where lanes in doubt could change it, doubtful (A,) is True and nothing is set."""
     for a in range(rows.shape[0]):
         r = rows[a]
         x, y = positions[a, 0], positions[a, 1]
@@ -268,18 +269,18 @@ def localise(rows, positions, thetas, below, lanes, routes, targets, current, on
 
 @njit(cache=True)
 def navigate(
-    rows, positions, thetas, velocities, axes, actions, lanes, road_first, road_lanes, routes, nodes, route_length,
+    rows, positions, thetas, velocities, actions, lanes, road_first, road_lanes, routes, nodes, route_length,
     targets, current, final, last_along, travelled, last_position, last_heading, scale, obs, layout, out,
 ):  # fmt: skip
     """`NodeNetworkNavigation.update_localization` once the lane is known, `StateObservation`, the geometry of rewards.
 
     Args:
         rows: (A,) row of each vehicle in the persistent arrays (routes ... last_heading).
-        axes: (A, BOX.COLUMNS), the vehicles' axes as in `pose_boxes`.
         scale: (8,) what observations are divided by: road width, lane width, bend radius, bend angle in degrees, metres
             to a checkpoint, (metres ahead at which the next road's heading is read,) steering, top speed in km/h.
         obs: (A, D), the entries of `layout` are written.
-        layout: (4,) first entry of: border distances or -1, ego state, lateral offset or -1, navigation or -1.
+        layout: (4,) first entry of: border distances or -1, ego state, lateral offset or -1, navigation or -1. Where
+            the checkpoints lie in the vehicle's frame is left to the caller.
         out: (A, NAV.COLUMNS).
     """
     for a in range(rows.shape[0]):
@@ -323,16 +324,13 @@ def navigate(
                 distance = math.sqrt(dx * dx + dy * dy)
                 if distance > scale[4]:
                     dx, dy = dx / distance * scale[4], dy / distance * scale[4]
-                ahead = dx * axes[a, 6] + dy * axes[a, 7]
-                aside = -(dx * axes[a, 3] + dy * axes[a, 4])
+                out[a, 10 + 2 * k], out[a, 11 + 2 * k] = dx, dy
                 bend, sense, angle = 0.0, 0.0, 0.0
                 if reference[0] == 1:
                     bend = reference[11] / (scale[2] + count * width)
                     sense = -reference[16]
                     angle = reference[15]
                 at = layout[3] + 5 * k
-                obs[a, at] = _clip((ahead / scale[4] + 1) / 2, 0.0, 1.0)
-                obs[a, at + 1] = _clip((aside / scale[4] + 1) / 2, 0.0, 1.0)
                 obs[a, at + 2] = _clip(bend, 0.0, 1.0)
                 obs[a, at + 3] = _clip((sense + 1) / 2, 0.0, 1.0)
                 obs[a, at + 4] = _clip((angle * 180 / PI / scale[3] + 1) / 2, 0.0, 1.0)

@@ -28,7 +28,7 @@ from metadrive.envs.marl_envs import (
 )
 from metadrive.utils.math import Vector
 from metadrive.utils.pg.utils import ray_localization, rect_region_detection
-from panda3d.core import LPoint3f
+from panda3d.core import LPoint3f, LVector3f
 
 from copo_envs.fast import kernels
 from copo_envs.fast.kernels import BOX, NAV
@@ -335,12 +335,14 @@ class BatchedStep:
         max_km_h = crew[0].max_km_h if crew else 0.0
         scale = _scale(tables, max_km_h)
         kernels.navigate(
-            rows, position, theta, velocity, seen, actions, tables.lanes, tables.road_first, tables.road_lanes,
+            rows, position, theta, velocity, actions, tables.lanes, tables.road_first, tables.road_lanes,
             self._routes, self._nodes, self._route_length, self._targets, self._current, self._final,
             self._last_along, self._travelled, self._last_position, self._last_heading, scale, obs, self._layout, out,
         )  # fmt: skip
 
         self._tell_navigation(rows, crew, *before)
+        if self._layout[3] >= 0:
+            self._checkpoints(obs, crew, out)
         wreck_boxes = [box for box, _ in self._wrecks.values()]
         solid = np.concatenate([boxes, np.array(wreck_boxes).reshape(-1, BOX.COLUMNS), tables.buildings])
         none = np.full(count, -1)
@@ -450,8 +452,19 @@ class BatchedStep:
                     self._current[row] = lanes[0]
         return on_lane
 
+    def _checkpoints(self, obs: np.ndarray, crew: list[Crew], out: np.ndarray) -> None:
+        """The next two checkpoints in the vehicle's frame, turned by Panda3D itself: the same bits, not just digits."""
+        world, reach, at = self._env.engine.origin, NodeNetworkNavigation.NAVI_POINT_DIST, self._layout[3]
+        turned = []
+        for one, (x0, y0, x1, y1) in zip(crew, out[:, NAV.CHECKPOINTS].tolist(), strict=True):
+            first = one.origin.getRelativeVector(world, LVector3f(x0, y0, 0))
+            second = one.origin.getRelativeVector(world, LVector3f(x1, y1, 0))
+            turned.append((first[1], -first[0], second[1], -second[0]))
+        ahead_aside = np.clip((np.array(turned).reshape(-1, 4) / reach + 1) / 2, 0.0, 1.0)
+        obs[:, [at, at + 1, at + 5, at + 6]] = ahead_aside
+
     def _tell_navigation(self, rows: np.ndarray, crew: list[Crew], lanes: np.ndarray, targets: np.ndarray) -> None:
-        """Keep MetaDrive's own navigation up to date, for rule-based drivers; it changes every few seconds of a life."""
+        """Keep MetaDrive's own navigation up to date, for rule-based drivers: it changes every few seconds."""
         for a in np.nonzero(self._current[rows] != lanes)[0]:
             crew[a].vehicle.navigation._current_lane = self._lane_objects[self._current[rows[a]]]
         for a in np.nonzero((self._targets[rows] != targets).any(axis=1))[0]:
