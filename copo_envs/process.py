@@ -361,16 +361,20 @@ class SceneVector:
         return self.batch
 
     def set_num_agents(self, num_agents: int) -> None:
-        """Begin the episodes from each environment's next one on with so many vehicles."""
+        """Begin the episodes from each environment's next one on with so many vehicles.
+
+        Raises:
+            WorkerDied: a worker died since the last step.
+        """
         if not 1 <= num_agents <= self.num_slots:
             raise SceneError(f"num_agents={num_agents}; these environments were made for 1 to {self.num_slots}")
         self._num_agents = num_agents
         if self._local is not None:
             self._local.set_num_agents(num_agents)
-        for worker in self._workers:
-            worker.send("set_num_agents", num_agents)
-        for worker in self._workers:
-            worker.receive()
+            return
+        died = self._ask(range(self.num_envs), lambda env: self._workers[env].send("set_num_agents", num_agents))
+        if died:  # between two steps there is no transition in which its lives could be cut
+            raise next(iter(died.values()))
 
     def step(self, actions: np.ndarray) -> StepBatch:
         """One step of every environment. actions (E, N, 2)."""
