@@ -373,8 +373,11 @@ class MetaDriveSimulator:
         self._batched = None
         if self.options.step_backend == "stock":
             return
-        from copo_envs.fast import BatchedStep, NotCovered  # loads numba: only when needed
-
+        try:
+            from copo_envs.fast import BatchedStep, NotCovered  # loads numba: only when needed
+        except Exception as error:  # not installed, no place to cache what it compiles, ...
+            _log.warning("the batched step needs numba, which fails here (%s); using MetaDrive's own step", error)
+            return
         try:
             if self._fast is None:
                 self._fast = BatchedStep(self._env, self.num_slots, self.obs_size)

@@ -618,3 +618,41 @@ def outside_own_box(positions, z, boxes, margin, out):
             along = dx * box[3 + 3 * axis] + dy * box[4 + 3 * axis] + dz * box[5 + 3 * axis]
             if abs(along) > box[12 + axis] - margin:
                 out[a] = True
+
+
+def warm_up() -> None:
+    """Compile every kernel for the types it will be called with, or load it from numba's cache."""
+    seen, boxes = np.zeros((1, BOX.COLUMNS + 3)), np.zeros((1, BOX.COLUMNS))
+    boxes[:, BOX.HALF] = 1.0
+    position, theta, row = np.zeros((1, 2)), np.zeros(1), np.zeros(1, np.int64)
+    flags, pairs, numbers = np.zeros(1, np.bool_), np.zeros((1, 2), np.int64), np.zeros((1, 2))
+    lanes = np.zeros((1, LANE.COLUMNS))
+    lanes[:, [LANE.LENGTH, LANE.WIDTH, LANE.RIGHT]] = 1.0
+    bounds, none = np.zeros((1, 4)), np.full(1, -1)
+    layout, scale = np.zeros(4, np.int64), np.ones(8)
+    pose_boxes(np.zeros((1, 7)), np.ones((1, 3)), seen)
+    advance_boxes(seen, np.zeros((1, 3)), np.zeros((1, 3)), 0.02, boxes)
+    below = np.zeros((1, 1), np.int8)
+    lanes_below(position, np.zeros((3, 2)), np.zeros((1, 3), np.int64), bounds, below)
+    localise(row, position, theta, below, lanes, pairs, pairs, row, flags, flags)
+    navigate(
+        row, position, theta, np.zeros((1, 3)), numbers, lanes, row, np.ones(1, np.int64), pairs, pairs, row, pairs,
+        row, row, np.zeros(1), np.zeros(1), numbers, np.ones((1, 2)), scale, np.zeros((1, 32)), layout,
+        np.zeros((1, NAV.COLUMNS)),
+    )  # fmt: skip
+    allowed = np.ones((1, 4), np.bool_)
+    ask, ends = np.zeros((4, 2), np.int64), np.zeros((4, 2))
+    rays_to_ask(position, theta, 0.0, 1.0, 4, 0.0, boxes, none, allowed, False, ask, ends)
+    near = np.zeros((1, 1), np.bool_)
+    near_circle(position, 1.0, boxes, none, near, flags)
+    lidar_mask(position, theta, 1.0, 4, np.ones((1, 4)), none, near, allowed)
+    may_touch(boxes, boxes, True, 0.1, flags)
+    may_touch_sidewalk(seen, np.zeros((1, 4)), pairs, bounds, 0.1, flags)
+    outside_own_box(position, 1.0, boxes, 0.1, flags)
+
+
+KERNELS = (
+    pose_boxes, advance_boxes, lanes_below, localise, navigate, rays_to_ask, near_circle, lidar_mask, may_touch,
+    may_touch_sidewalk, outside_own_box,
+)  # fmt: skip
+"""What `step.py` calls."""

@@ -12,8 +12,13 @@ against Bullet's bodies, a step ahead. What decides whom to ask has to know both
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +39,9 @@ from copo_envs.fast import kernels
 from copo_envs.fast.kernels import BOX, NAV
 from copo_envs.fast.tables import NARROWING, TOLL, MapTables, NotCovered, buildings_of, tables_of
 
+_log = logging.getLogger("copo_envs")
+
+KNOWN_METADRIVE = "0.4.3"
 LONGEST_ROUTE = 64  # checkpoints
 TOUCH = 0.12  # metres: Bullet calls bodies in contact from 0.02 m on, and their poses are known within 0.03 m each
 SIDEWALK_TOUCH = 0.1  # metres
@@ -133,7 +141,11 @@ class BatchedStep:
     """
 
     def __init__(self, env: Any, num_slots: int, obs_size: int):
+        found = version("metadrive-simulator")
+        if found != KNOWN_METADRIVE:
+            raise NotCovered(f"MetaDrive {found}, whose inside may differ; it works with {KNOWN_METADRIVE}")
         _check_config(env)
+        _compile()
         self._env = env
         self._rules = _rules(env)
         config = env.config
@@ -327,7 +339,7 @@ class BatchedStep:
     ) -> Step:
         env, tables, rules, count = self._env, self._map, self._rules, len(crew)
         config, worlds = env.config, env.engine.physics_world
-        position, theta = seen[:, 16:18], seen[:, 18]
+        position, theta = _place(seen)
         obs = np.zeros((count, self._toll_at + (2 if rules.toll else 0)))
         out = np.zeros((count, NAV.COLUMNS))
         before = self._current[rows], self._targets[rows]
@@ -514,7 +526,7 @@ class BatchedStep:
         """`Lidar.perceive`."""
         count = len(crew)
         world, mask, z = self._env.engine.physics_world.dynamic_world, CollisionGroup.can_be_lidar_detected(), 1.2
-        position, theta, own = seen[:, 16:18], seen[:, 18], np.arange(count)
+        (position, theta), own = _place(seen), np.arange(count)
         allowed = self._lidar_mask(crew, seen, solid) if self._masked else None
         self._cast(obs, self._lidar_at, self._lidar, z, position, theta, world, mask, solid, own, allowed, phase=0.0)
         # A ray passes its own vehicle because it starts inside of it. Where that is not sure, leave it out by hand.
@@ -535,7 +547,7 @@ class BatchedStep:
     def _lidar_mask(self, crew: list[Crew], seen: np.ndarray, solid: np.ndarray) -> np.ndarray:
         """`Lidar._get_lidar_mask`: allowed (A, rays)."""
         count, (rays, distance) = len(crew), self._lidar
-        position, theta, own = seen[:, 16:18], seen[:, 18], np.arange(count)
+        (position, theta), own = _place(seen), np.arange(count)
         mine = np.array([(s[16], s[17], 2 * c.half[1], 2 * c.half[0]) for s, c in zip(seen, crew, strict=True)])
         wrecks = np.array([(s[0], s[1], s[3], s[4]) for _, s in self._wrecks.values()])
         objects = np.concatenate([mine.reshape(-1, 4), wrecks.reshape(-1, 4), self._map.building_mask])
@@ -641,7 +653,21 @@ class BatchedStep:
                 self._wrecks[one.vehicle.name] = boxes[a].copy(), where
 
 
+@functools.cache
+def _compile() -> None:
+    """Once per process; from numba's cache but for the first time."""
+    cache = Path(os.environ.get("NUMBA_CACHE_DIR", kernels.__file__)).parent
+    if "NUMBA_CACHE_DIR" not in os.environ and not any(cache.glob("__pycache__/kernels.*.nbi")):
+        _log.warning("compiling the kernels of the batched step, once for this installation: about half a minute")
+    kernels.warm_up()
+
+
 _EDGES = (MetaDriveType.BOUNDARY_LINE, MetaDriveType.BOUNDARY_SIDEWALK, MetaDriveType.GUARDRAIL)
+
+
+def _place(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position (A, 2) and heading (A,) as arrays of their own: kernels are compiled for one layout."""
+    return seen[:, 16:18].copy(), seen[:, 18].copy()
 
 
 def _wrap_to_pi(angle: np.ndarray) -> np.ndarray:
