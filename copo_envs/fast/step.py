@@ -256,13 +256,13 @@ class BatchedStep:
         self._actuate(crew, actions)
         self._remove_wrecks()
         engine.spawn_manager.step()
-        engine.physics_world.dynamic_world.doPhysics(self._span, self._repeat, self._physics_step)
+        self._advance()
         seen, boxes, velocity = self._read(crew)
         step = self._observe(rows, crew, actions.astype(float), seen, boxes, velocity)
         self._finish(rows, crew, step, seen, boxes)
         if env.config["horizon"] and engine.episode_step >= env.config["horizon"]:
             env.agent_manager.set_allow_respawn(False)
-        step.newborn_obs, _ = env._respawn_vehicles(randomize_position=False)
+        step.newborn_obs = self._respawn()
         return step
 
     def wrecks(self) -> np.ndarray:
@@ -292,6 +292,12 @@ class BatchedStep:
                 self._brakes[one.agent] = brake
                 for wheel in range(4):
                     system.setBrake(brake, wheel)
+
+    def _advance(self) -> None:
+        self._env.engine.physics_world.dynamic_world.doPhysics(self._span, self._repeat, self._physics_step)
+
+    def _respawn(self) -> dict[str, np.ndarray]:
+        return self._env._respawn_vehicles(randomize_position=False)[0]
 
     def _remove_wrecks(self) -> None:
         """`VehicleAgentManager.before_step`: wrecks go when their time is over."""

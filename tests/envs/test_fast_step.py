@@ -1,0 +1,100 @@
+"""The batched step is MetaDrive's step: side by side on every scene, and what happens where it cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmarks.step_equality import Comparison, compare
+from copo_envs.scenes import SCENES, scene_options
+from copo_envs.simulator import MetaDriveSimulator
+
+pytestmark = pytest.mark.simulator
+
+METADRIVE_SCENES = [name for name, scene in SCENES.items() if scene.metadrive_class]
+
+
+def assert_same(found: Comparison) -> None:
+    assert found.parted_at == -1
+    assert found.cells_apart == 0 and found.largest_obs == 0.0
+    assert found.largest_number == 0.0
+
+
+@pytest.mark.parametrize("scene", METADRIVE_SCENES)
+def test_every_number_equals_metadrives_own(scene: str) -> None:
+    found = compare(scene, steps=50, seed=3, noise=0.6)  # a driver who errs that much soon ends lives
+    assert_same(found)
+    assert found.steps == 50 and found.endings >= 3 and found.cells > 20_000
+
+
+@pytest.mark.parametrize(
+    "scene, options",
+    [
+        ("tollgate", {"geometry": "metadrive", "toll_counter": "per_vehicle"}),
+        ("bottleneck", {"geometry": "metadrive", "num_agents": 1}),
+        ("parking_lot", {"horizon": 20, "respawn": False}),  # nobody left, and time-outs
+    ],
+)
+def test_the_same_under_other_options(scene: str, options: dict[str, Any]) -> None:
+    assert_same(compare(scene, steps=35, seed=1, noise=0.3, **options))
+
+
+def test_kernels_are_compiled_for_one_kind_of_arrays_only(closing: Callable[..., MetaDriveSimulator]) -> None:
+    for scene, vehicles in (("pg_map", 1), ("tollgate", 3)):
+        compare(scene, steps=2, seed=0, num_agents=vehicles)
+    from copo_envs.fast import kernels
+
+    assert {kernel.__name__: len(kernel.signatures) for kernel in kernels.KERNELS} == {
+        kernel.__name__: 1 for kernel in kernels.KERNELS
+    }
+
+
+def stock_because(
+    caplog: pytest.LogCaptureFixture, closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]
+) -> list[str]:
+    """Resets a scene, twice, which must fall back; returns what was logged."""
+    with caplog.at_level(logging.WARNING, logger="copo_envs"):
+        simulator = closing(MetaDriveSimulator(scene_options("intersection", num_agents=2)))
+        simulator.reset(0)
+    assert simulator.backend == "stock"
+    return [record.getMessage() for record in caplog.records if record.name == "copo_envs"]
+
+
+def test_another_metadrive_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closing: Callable[..., MetaDriveSimulator]
+) -> None:
+    from copo_envs.fast import step
+
+    monkeypatch.setattr(step, "KNOWN_METADRIVE", "0.4.9")
+    assert stock_because(caplog, closing) == [
+        "intersection: the batched step does not cover MetaDrive 0.4.3, whose inside may differ; it works with 0.4.9; "
+        "using MetaDrive's own"
+    ]
+
+
+def test_a_setting_that_is_not_covered_falls_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closing: Callable[..., MetaDriveSimulator]
+) -> None:
+    from copo_envs.fast import step
+
+    monkeypatch.setitem(step._EXPECTED, "crash_done", False)
+    (sentence,) = stock_because(caplog, closing)
+    assert "does not cover crash_done=True" in sentence
+
+
+def test_without_numba_metadrives_own_step_is_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closing: Callable[..., MetaDriveSimulator]
+) -> None:
+    monkeypatch.setitem(sys.modules, "copo_envs.fast", None)
+    (sentence,) = stock_because(caplog, closing)
+    assert "needs numba" in sentence and "using MetaDrive's own step" in sentence
+
+
+def test_stock_can_be_asked_for(closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]) -> None:
+    simulator = closing(MetaDriveSimulator(scene_options("intersection", num_agents=2, step_backend="stock")))
+    simulator.reset(0)
+    assert simulator.backend == "stock"
