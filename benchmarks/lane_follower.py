@@ -14,12 +14,14 @@ class LaneFollower:
     Args:
         seed: of the noise.
         noise: standard deviation of what is added to each action.
+        bias: standard deviation of the error that a vehicle makes all its life; 0.2 and more ends lives soon.
         top_speed: m/s.
     """
 
-    def __init__(self, seed: int, noise: float = 0.03, top_speed: float = 9.0):
+    def __init__(self, seed: int, noise: float = 0.03, bias: float = 0.0, top_speed: float = 9.0):
         self._rng = np.random.default_rng(seed)
-        self._noise, self._top_speed = noise, top_speed
+        self._noise, self._bias, self._top_speed = noise, bias, top_speed
+        self._biases: dict[str, np.ndarray] = {}
 
     def __call__(self, env: Any) -> dict[str, np.ndarray]:
         """Actions (2,) float32 by MetaDrive's names of the agents."""
@@ -49,6 +51,8 @@ class LaneFollower:
             if abs(error) > 0.3:
                 wanted = min(wanted, 5.0)
             action = np.array([1.6 * error, np.clip(0.5 * (wanted - speed), -1.0, 0.7)])
-            noise = self._rng.normal(size=2) * self._noise
+            if agent not in self._biases:
+                self._biases[agent] = self._rng.normal(size=2) * self._bias
+            noise = self._rng.normal(size=2) * self._noise + self._biases[agent]
             actions[agent] = np.clip(action + noise, -1.0, 1.0).astype(np.float32)
         return actions

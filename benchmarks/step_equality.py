@@ -47,12 +47,12 @@ class Comparison:
     """First step at which the two tell of different lives or endings; -1: never."""
 
 
-def compare(scene: str, steps: int, seed: int, noise: float = 0.1, **options: Any) -> Comparison:
+def compare(scene: str, steps: int, seed: int, bias: float = 0.1, **options: Any) -> Comparison:
     """Drive both steps side by side. `options` as in `scene_options`."""
     fast = MetaDriveSimulator(scene_options(scene, **options, step_backend="fast"))
     stock = ProcessSimulator(scene_options(scene, **options, step_backend="stock"))
     found = Comparison(scene, fast.options.geometry, fast.num_slots, seed)
-    driver = LaneFollower(seed, noise)
+    driver = LaneFollower(seed, noise=0.1, bias=bias)
     try:
         here, there = fast.reset(seed), stock.reset(seed)
         _compare(found, here, there)

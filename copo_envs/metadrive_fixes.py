@@ -69,6 +69,9 @@ def _renew_physics_at_reset() -> None:
 
     def check_then_renew(self: Any) -> None:
         check(self)  # asserts that no body is left in either world
+        # The toll booths of the map before, which nobody else takes off the list of what there is.
+        booths = [name for name, thing in self._spawned_objects.items() if isinstance(thing, TollGateBuilding)]
+        self.clear_objects(booths, force_destroy=True)
         # Vehicles first: a BulletVehicle keeps a raw pointer to the world it was built in.
         for kind, objects in list(self._dying_objects.items()):
             for vehicle in objects:

@@ -162,6 +162,7 @@ class MetaDriveSimulator:
         self._env: Any = None
         self._fast: Any = None  # the batched step, once it has been made
         self._batched: Any = None  # the batched step, or None: MetaDrive's own
+        self._told: set[str] = set()
         self._over = False
         self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
@@ -376,7 +377,7 @@ class MetaDriveSimulator:
         try:
             from copo_envs.fast import BatchedStep, NotCovered  # loads numba: only when needed
         except Exception as error:  # not installed, no place to cache what it compiles, ...
-            _log.warning("the batched step needs numba, which fails here (%s); using MetaDrive's own step", error)
+            self._tell_once(f"the batched step needs numba, which fails here ({error}); using MetaDrive's own step")
             return
         try:
             if self._fast is None:
@@ -384,7 +385,12 @@ class MetaDriveSimulator:
             self._fast.begin((self.options.scene, self.options.geometry, map_number))
             self._batched = self._fast
         except NotCovered as reason:
-            _log.warning("%s: the batched step does not cover %s; using MetaDrive's own", self.options.scene, reason)
+            self._tell_once(f"{self.options.scene}: the batched step does not cover {reason}; using MetaDrive's own")
+
+    def _tell_once(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            _log.warning(sentence)
 
     def _enter(self, agent: str, vehicle: BaseVehicle, slot: int, obs: np.ndarray) -> None:
         if self._batched is not None:

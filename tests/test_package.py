@@ -19,7 +19,12 @@ MAY_NOT_IMPORT = {
     "copo_envs": {"torch", "copo_algos", "benchmarks", "examples", "tests"},
     "copo_algos": {"metadrive", "panda3d", "benchmarks", "examples", "tests"},
 }
-METADRIVE_ROOMS = {"copo_envs/simulator.py", "copo_envs/metadrive_fixes.py"}
+METADRIVE_ROOMS = {
+    "copo_envs/simulator.py",
+    "copo_envs/metadrive_fixes.py",
+    "copo_envs/fast/step.py",
+    "copo_envs/fast/tables.py",
+}
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -62,6 +67,11 @@ def test_only_the_simulator_touches_metadrive() -> None:
         if imported_packages(path) & {"metadrive", "panda3d"}
     }
     assert users == METADRIVE_ROOMS
+
+
+def test_only_the_batched_step_needs_numba() -> None:
+    users = {path.parent.name for path in (ROOT / "copo_envs").rglob("*.py") if "numba" in imported_packages(path)}
+    assert users == {"fast"}
 
 
 def test_only_one_room_needs_stable_baselines3() -> None:

@@ -665,7 +665,10 @@ def _compile() -> None:
     cache = Path(os.environ.get("NUMBA_CACHE_DIR", kernels.__file__)).parent
     if "NUMBA_CACHE_DIR" not in os.environ and not any(cache.glob("__pycache__/kernels.*.nbi")):
         _log.warning("compiling the kernels of the batched step, once for this installation: about half a minute")
-    kernels.warm_up()
+    try:
+        kernels.warm_up()
+    except Exception as error:
+        raise NotCovered(f"this machine: its kernels do not compile here ({error})") from error
 
 
 _EDGES = (MetaDriveType.BOUNDARY_LINE, MetaDriveType.BOUNDARY_SIDEWALK, MetaDriveType.GUARDRAIL)

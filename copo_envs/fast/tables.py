@@ -103,7 +103,7 @@ def buildings_of(env: Any) -> list[Any]:
     buildings = []
     for thing in env.engine.get_objects().values():
         body = getattr(thing, "_body", None)
-        if body is None or body.getName() == MetaDriveType.VEHICLE:
+        if body is None or body.getName() == MetaDriveType.VEHICLE or not thing.is_attached():
             continue
         if body.getName() != MetaDriveType.BUILDING:
             raise NotCovered(f"an object of type {body.getName()}")

@@ -26,7 +26,7 @@ def assert_same(found: Comparison) -> None:
 
 @pytest.mark.parametrize("scene", METADRIVE_SCENES)
 def test_every_number_equals_metadrives_own(scene: str) -> None:
-    found = compare(scene, steps=50, seed=3, noise=0.6)  # a driver who errs that much soon ends lives
+    found = compare(scene, steps=50, seed=3, bias=0.6)  # a driver who errs that much soon ends lives
     assert_same(found)
     assert found.steps == 50 and found.endings >= 3 and found.cells > 20_000
 
@@ -40,7 +40,7 @@ def test_every_number_equals_metadrives_own(scene: str) -> None:
     ],
 )
 def test_the_same_under_other_options(scene: str, options: dict[str, Any]) -> None:
-    assert_same(compare(scene, steps=35, seed=1, noise=0.3, **options))
+    assert_same(compare(scene, steps=35, seed=1, bias=0.3, **options))
 
 
 def test_kernels_are_compiled_for_one_kind_of_arrays_only(closing: Callable[..., MetaDriveSimulator]) -> None:
@@ -56,10 +56,11 @@ def test_kernels_are_compiled_for_one_kind_of_arrays_only(closing: Callable[...,
 def stock_because(
     caplog: pytest.LogCaptureFixture, closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]
 ) -> list[str]:
-    """Resets a scene, twice, which must fall back; returns what was logged."""
+    """Resets a scene twice, which must fall back and say so once; returns what was logged."""
     with caplog.at_level(logging.WARNING, logger="copo_envs"):
         simulator = closing(MetaDriveSimulator(scene_options("intersection", num_agents=2)))
         simulator.reset(0)
+        simulator.reset(1)
     assert simulator.backend == "stock"
     return [record.getMessage() for record in caplog.records if record.name == "copo_envs"]
 
@@ -92,6 +93,25 @@ def test_without_numba_metadrives_own_step_is_used(
     monkeypatch.setitem(sys.modules, "copo_envs.fast", None)
     (sentence,) = stock_because(caplog, closing)
     assert "needs numba" in sentence and "using MetaDrive's own step" in sentence
+
+
+def test_kernels_that_do_not_compile_fall_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closing: Callable[..., MetaDriveSimulator]
+) -> None:
+    from copo_envs.fast import kernels, step
+
+    def fails() -> None:
+        raise RuntimeError("no such processor")
+
+    monkeypatch.setattr(kernels, "warm_up", fails)
+    step._compile.cache_clear()
+    (sentence,) = stock_because(caplog, closing)
+    assert "do not compile here (no such processor); using MetaDrive's own" in sentence
+
+
+def test_tables_hold_the_booths_of_the_present_map_only() -> None:
+    found = compare("tollgate", steps=12, seed=5, horizon=3, bias=0.0)  # several resets
+    assert_same(found)
 
 
 def test_stock_can_be_asked_for(closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]) -> None:
