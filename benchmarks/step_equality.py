@@ -20,9 +20,12 @@ from copo_envs.scenes import SCENES, scene_options
 from copo_envs.simulator import MetaDriveSimulator
 from copo_envs.step_batch import StepBatch
 
-EXACT = ("active", "life", "spawned", "acted", "acted_life", "terminated", "truncated", "outcome", "life_steps")
-NUMBERS = {"reward": 1e-6, "velocity": 1e-6, "route_completion": 1e-6, "cost": 1e-6, "energy": 1e-6,
-           "position": 1e-6, "heading": 1e-6, "acted_position": 1e-6, "acted_heading": 1e-6}  # fmt: skip
+EXACT = ("active", "life", "spawned", "acted", "acted_life", "terminated", "truncated", "outcome", "life_steps",
+         "episode_step", "episode_over")  # fmt: skip
+NUMBERS = (
+    "reward", "velocity", "route_completion", "cost", "energy", "position", "heading", "acted_position",
+    "acted_heading",
+)  # fmt: skip
 OBSERVATIONS = {"obs": 1e-5, "final_obs": 1e-5}
 
 

@@ -2,8 +2,8 @@
 
 MetaDrive's class runs in one process, stepped raw, with none of this package's code around it but for what lets it
 start without a network; this package's PettingZoo environment runs in another, the whole of its `step` included. Both
-are driven by the same scripted driver, whose time is not counted, and take turns in blocks, never at once. The figure is
-the ratio of the medians, over the blocks, of the time per step of one vehicle.
+are driven by the same scripted driver, whose time is not counted, and take turns in blocks, never at once. The figure
+is the ratio of the medians, over the blocks, of the time per step of one vehicle.
 """
 
 from __future__ import annotations
@@ -205,7 +205,9 @@ def measure(scene: str, num_agents: int, blocks: int, steps: int, seed: int) -> 
         "ratio_quartile_1": round(float(np.percentile(ratios, 25)), 2),
         "ratio_quartile_3": round(float(np.percentile(ratios, 75)), 2),
         "ratio_of_physics_and_actions_alone": round(stock / floor, 1),
-        "shares": json.dumps({stage: round(ms / total, 3) for stage, ms in sorted(stages.items(), key=lambda s: -s[1])}),
+        "shares": json.dumps(
+            {stage: round(ms / total, 3) for stage, ms in sorted(stages.items(), key=lambda s: -s[1])}
+        ),
     }
 
 

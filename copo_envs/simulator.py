@@ -162,7 +162,7 @@ class MetaDriveSimulator:
         self._env: Any = None
         self._fast: Any = None  # the batched step, once it has been made
         self._batched: Any = None  # the batched step, or None: MetaDrive's own
-        self._told: set[str] = set()
+        self._refused = False  # the batched step was tried and does not work here
         self._over = False
         self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
@@ -201,6 +201,8 @@ class MetaDriveSimulator:
         env.agent_manager._init_observations = {
             agent: self._vehicle_observations[agent] for agent in (f"agent{number}" for number in range(count))
         }
+        if self._fast is not None:
+            self._fast.forget()
         # To MetaDrive this map is the only one there is, so that it accepts any.
         env.config["start_seed"] = env.start_index = map_number
         obs, _ = env.reset(seed=map_number)
@@ -331,6 +333,7 @@ class MetaDriveSimulator:
         if self._env is not None:
             env, self._env = self._env, None
             self._fast = self._batched = None
+            self._refused = False
             self._vehicle_observations = {}
             env.close()
             metadrive_fixes.set_geometry("metadrive")  # whoever uses MetaDrive here next finds its own roads
@@ -372,12 +375,13 @@ class MetaDriveSimulator:
     def _choose_backend(self, map_number: int) -> None:
         """Use the batched step for this episode if it was asked for and can reproduce the map."""
         self._batched = None
-        if self.options.step_backend == "stock":
+        if self.options.step_backend == "stock" or self._refused:
             return
         try:
             from copo_envs.fast import BatchedStep, NotCovered  # loads numba: only when needed
         except Exception as error:  # not installed, no place to cache what it compiles, ...
-            self._tell_once(f"the batched step needs numba, which fails here ({error}); using MetaDrive's own step")
+            self._refused = True
+            _log.warning("the batched step needs numba, which fails here (%s); using MetaDrive's own step", error)
             return
         try:
             if self._fast is None:
@@ -385,12 +389,8 @@ class MetaDriveSimulator:
             self._fast.begin((self.options.scene, self.options.geometry, map_number))
             self._batched = self._fast
         except NotCovered as reason:
-            self._tell_once(f"{self.options.scene}: the batched step does not cover {reason}; using MetaDrive's own")
-
-    def _tell_once(self, sentence: str) -> None:
-        if sentence not in self._told:
-            self._told.add(sentence)
-            _log.warning(sentence)
+            self._refused = self._fast is None  # what is wrong with one map need not be so with the next
+            _log.warning("%s: the batched step does not cover %s; using MetaDrive's own", self.options.scene, reason)
 
     def _enter(self, agent: str, vehicle: BaseVehicle, slot: int, obs: np.ndarray) -> None:
         if self._batched is not None:
@@ -450,6 +450,8 @@ class MetaDriveSimulator:
         for manager in env.engine.managers.values():
             if manager is not env.agent_manager:  # it asserts that somebody is alive
                 manager.after_step()
+        if env.episode_step >= self.options.horizon:  # as in MetaDrive's own step
+            env.agent_manager.set_allow_respawn(False)
         newborn_obs, _ = env._respawn_vehicles(randomize_position=env.config["random_traffic"])
         return newborn_obs
 

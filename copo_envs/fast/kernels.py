@@ -333,7 +333,7 @@ def navigate(
                 at = layout[3] + 5 * k
                 obs[a, at + 2] = _clip(bend, 0.0, 1.0)
                 obs[a, at + 3] = _clip((sense + 1) / 2, 0.0, 1.0)
-                obs[a, at + 4] = _clip((angle * 180 / PI / scale[3] + 1) / 2, 0.0, 1.0)
+                obs[a, at + 4] = _clip((angle * (180 / PI) / scale[3] + 1) / 2, 0.0, 1.0)
         # _dist_to_route_left_right
         left = lane_coordinates(lanes[first], x, y)[1] + width / 2
         right = width * count - left
@@ -496,7 +496,7 @@ def lidar_mask(positions, thetas, distance, rays, objects, own, near, allowed):
 
 @njit(cache=True)
 def near_circle(positions, radius, boxes, own, near, doubtful):
-    """Which boxes reach into a circle around each vehicle: near (A, B); doubtful (A,): one ends within 0.1 m of it."""
+    """Which boxes reach into a circle around each vehicle: near (A, B); doubtful (A,): one ends within 0.3 m of it."""
     for a in range(positions.shape[0]):
         doubtful[a] = False
         for b in range(boxes.shape[0]):
@@ -511,7 +511,7 @@ def near_circle(positions, radius, boxes, own, near, doubtful):
             v = max(abs(dx * box[6] + dy * box[7]) - box[13], 0.0)
             distance = math.sqrt(u * u + v * v)
             near[a, b] = distance < radius
-            if abs(distance - radius) < 0.1:
+            if abs(distance - radius) < 0.3:
                 doubtful[a] = True
 
 

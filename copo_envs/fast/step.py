@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from metadrive.envs.marl_envs import (
     MultiAgentParkingLotEnv,
     MultiAgentTollgateEnv,
 )
+from metadrive.policy.env_input_policy import EnvInputPolicy
 from metadrive.utils.math import Vector
 from metadrive.utils.pg.utils import ray_localization, rect_region_detection
 from panda3d.core import LPoint3f, LVector3f
@@ -42,12 +44,14 @@ from copo_envs.fast.tables import NARROWING, TOLL, MapTables, NotCovered, buildi
 _log = logging.getLogger("copo_envs")
 
 KNOWN_METADRIVE = "0.4.3"
-LONGEST_ROUTE = 64  # checkpoints
 TOUCH = 0.12  # metres: Bullet calls bodies in contact from 0.02 m on, and their poses are known within 0.03 m each
 SIDEWALK_TOUCH = 0.1  # metres
 
 # Settings that the kernels take for granted: MetaDrive's own for its multi-agent scenes.
 _EXPECTED = {
+    "decision_repeat": 5,  # with the next one: see `_span`
+    "physics_world_step_size": 0.02,
+    "agent_policy": EnvInputPolicy,
     "use_lateral_reward": False,
     "out_of_route_done": False,
     "on_continuous_line_done": True,
@@ -141,7 +145,10 @@ class BatchedStep:
     """
 
     def __init__(self, env: Any, num_slots: int, obs_size: int):
-        found = version("metadrive-simulator")
+        try:
+            found = version("metadrive-simulator")
+        except PackageNotFoundError:  # run from its sources
+            found = "of an unknown version"
         if found != KNOWN_METADRIVE:
             raise NotCovered(f"MetaDrive {found}, whose inside may differ; it works with {KNOWN_METADRIVE}")
         _check_config(env)
@@ -176,8 +183,8 @@ class BatchedStep:
         self._brakes: dict[str, float] = {}  # as set on the wheels
         self._wrecks: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # box, (x, y, heading, length, width) as seen
         integers: Any = lambda *shape: np.zeros(shape, np.int64)  # noqa: E731
-        self._routes = integers(num_slots, LONGEST_ROUTE)
-        self._nodes = integers(num_slots, LONGEST_ROUTE)
+        self._num_slots = num_slots
+        self._routes = self._nodes = integers(num_slots, 0)
         self._route_length = integers(num_slots)
         self._targets = integers(num_slots, 2)
         self._current, self._final = integers(num_slots), integers(num_slots)
@@ -188,6 +195,12 @@ class BatchedStep:
         rays = num_slots * max(self._lidar[0], self._side[0], self._lines[0])
         self._ask, self._ends = integers(rays, 2), np.zeros((rays, 2))
 
+    def forget(self) -> None:
+        """Let go of the vehicles, which the next reset takes apart."""
+        self._crew.clear()
+        self._brakes.clear()
+        self._wrecks.clear()
+
     def begin(self, key: Any) -> None:
         """An episode begins: the environment has been reset, nobody is known yet. `key` names the map."""
         self._map = tables_of(self._env, key)
@@ -195,10 +208,11 @@ class BatchedStep:
             raise NotCovered("roads that narrow, in a scene without a side detector")
         self._building_nodes = [building.body for building in buildings_of(self._env)]
         self._graph = self._env.current_map.road_network.graph
+        # A route is a shortest path: it comes to no node twice.
+        longest = len({node for start, ends in self._graph.items() for node in (start, *ends)})
+        self._routes, self._nodes = (np.zeros((self._num_slots, longest + 1), np.int64) for _ in range(2))
         self._lane_objects = [lane for targets in self._graph.values() for lanes in targets.values() for lane in lanes]
-        self._crew.clear()
-        self._brakes.clear()
-        self._wrecks.clear()
+        self.forget()
         self._may_end = self._map.solid_boxes[
             np.where(self._map.solid_is_yellow, self._rules.yellow, self._rules.white).astype(bool)
         ]
@@ -212,8 +226,6 @@ class BatchedStep:
         navigation, tables = vehicle.navigation, self._map
         checkpoints = navigation.checkpoints
         count = len(checkpoints)
-        if count > LONGEST_ROUTE or type(navigation) is not NodeNetworkNavigation:
-            raise NotCovered(f"a route of {count} checkpoints with {type(navigation).__name__}")
         self._nodes[slot, :count] = [tables.node_of.setdefault(node, len(tables.node_of)) for node in checkpoints]
         roads = pairwise(checkpoints)
         self._routes[slot, : count - 1] = [tables.road_of[road] for road in roads]
@@ -270,7 +282,11 @@ class BatchedStep:
         return np.array([seen[:3] for _, seen in self._wrecks.values()]).reshape(-1, 3)
 
     def _actuate(self, crew: list[Crew], actions: np.ndarray) -> None:
-        """`EnvInputPolicy.act` and `BaseVehicle.before_step`: forces on the wheels, the record of crashes cleared."""
+        """`EnvInputPolicy.act` and `BaseVehicle.before_step`: forces on the wheels, the record of crashes cleared.
+
+        What else MetaDrive notes on a vehicle (its last action and position, distances to the road's borders, lines it
+        is on, energy) is not kept up to date there: it is in this object's arrays.
+        """
         for one, (steering, throttle) in zip(crew, actions, strict=True):
             vehicle, system = one.vehicle, one.system
             vehicle.crash_vehicle = vehicle.crash_object = vehicle.crash_building = vehicle.crash_human = False
@@ -280,7 +296,7 @@ class BatchedStep:
             brake = 2.0
             if throttle >= 0:
                 velocity = one.body.getLinearVelocity()
-                km_h = (velocity[0] ** 2 + velocity[1] ** 2) ** 0.5 * 3.6
+                km_h = math.sqrt(velocity[0] ** 2 + velocity[1] ** 2) * 3.6
                 force = 0.0 if km_h > one.max_km_h else float(one.engine_force * throttle)
             elif one.reverse:
                 force, brake = float(one.engine_force * throttle), 0.0
@@ -453,7 +469,7 @@ class BatchedStep:
         )
         for a in np.nonzero(doubtful)[0]:
             row = rows[a]
-            heading = Vector((np.cos(theta[a]), np.sin(theta[a])))
+            heading = Vector((math.cos(theta[a]), math.sin(theta[a])))
             found, on_lane[a] = ray_localization(heading, tuple(position[a]), self._env.engine, return_on_lane=True)
             lanes = [tables.lane_of[index] for _, index, _ in found]
             here, following = self._targets[row]
@@ -545,7 +561,9 @@ class BatchedStep:
                 if allowed is not None and not allowed[a, ray]:
                     continue
                 angle = ray * (2 * np.pi / rays) + theta[a]
-                end = LPoint3f(*(position[a] + distance * np.array([np.cos(angle), np.sin(angle)])), z)
+                end = LPoint3f(
+                    distance * math.cos(angle) + position[a, 0], distance * math.sin(angle) + position[a, 1], z
+                )
                 hits = world.rayTestAll(start, end, mask).getHits()
                 others = [hit.getHitFraction() for hit in hits if hit.getNode() != crew[a].node]
                 obs[a, self._lidar_at + ray] = min(others, default=1.0)
@@ -651,19 +669,24 @@ class BatchedStep:
             spawns.after_vehicle_done(crew[a].agent)
         for a in np.nonzero(step.terminated | step.timed_out)[0]:
             one = crew[a]
+            name = one.vehicle.name
             manager._finish(one.agent, ignore_delay_done=bool(step.success[a]))
+            # MetaDrive would keep these for every vehicle that ever lived.
+            manager._agents_finished_this_frame.pop(one.agent, None)
+            for kept in (manager.observations, manager.observation_spaces, manager.action_spaces):
+                kept.pop(name, None)
             del self._crew[int(rows[a])]
             self._brakes.pop(one.agent, None)
-            if one.vehicle.name in manager._dying_objects:
+            if name in manager._dying_objects:
                 where = np.array([*seen[a, 16:19], 2 * one.half[1], 2 * one.half[0]])
-                self._wrecks[one.vehicle.name] = boxes[a].copy(), where
+                self._wrecks[name] = boxes[a].copy(), where
 
 
 @functools.cache
 def _compile() -> None:
     """Once per process; from numba's cache but for the first time."""
-    cache = Path(os.environ.get("NUMBA_CACHE_DIR", kernels.__file__)).parent
-    if "NUMBA_CACHE_DIR" not in os.environ and not any(cache.glob("__pycache__/kernels.*.nbi")):
+    cache = Path(os.environ.get("NUMBA_CACHE_DIR", Path(kernels.__file__).parent))
+    if not any(cache.rglob("kernels.*.nbi")):
         _log.warning("compiling the kernels of the batched step, once for this installation: about half a minute")
     try:
         kernels.warm_up()
@@ -725,3 +748,5 @@ def _check_config(env: Any) -> None:
             raise NotCovered(f"lidar {name}={lidar[name]}")
     if config["vehicle_config"]["overtake_stat"]:
         raise NotCovered("overtake_stat=True")
+    if config["vehicle_config"]["navigation_module"] is not NodeNetworkNavigation:
+        raise NotCovered(f"navigation_module={config['vehicle_config']['navigation_module']}")

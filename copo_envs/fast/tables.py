@@ -15,8 +15,9 @@ from metadrive.component.pgblock.bottleneck import Merge, Split
 from metadrive.component.pgblock.tollgate import TollGate
 from metadrive.component.road_network import Road
 from metadrive.constants import CollisionGroup, MetaDriveType
+from panda3d.bullet import BulletBoxShape
 from panda3d.core import NodePath
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, QhullError
 
 from copo_envs.fast.kernels import BOX, LANE
 from copo_envs.metadrive_fixes import lane_surface
@@ -34,7 +35,7 @@ class MapTables:
     """A map as arrays. Legend: L lanes, R roads, H corners of lane surfaces, W walls."""
 
     lanes: np.ndarray
-    """(L, LANE.WIDTH_OF_TABLE): see `kernels.LANE`."""
+    """(L, LANE.COLUMNS): see `kernels.LANE`."""
     lane_of: dict[Any, int]
     """Lane index (start node, end node, number) -> row of `lanes`."""
     road_of: dict[tuple[str, str], int]
@@ -114,7 +115,10 @@ def buildings_of(env: Any) -> list[Any]:
 def box_of(node: Any) -> np.ndarray:
     """A body with one box shape as a row of boxes (BOX.COLUMNS,)."""
     matrix = NodePath.anyPath(node).getNetTransform().getMat()
-    half = node.getShape(0).getHalfExtentsWithMargin()
+    shape = node.getShape(0)
+    if not isinstance(shape, BulletBoxShape):
+        raise NotCovered(f"a {node.getName()} of shape {type(shape).__name__}")
+    half = shape.getHalfExtentsWithMargin()
     row = np.zeros(BOX.COLUMNS)
     row[BOX.CENTRE] = tuple(matrix.getRow3(3))
     for axis in range(3):
@@ -146,7 +150,7 @@ def _build(env: Any) -> MapTables:
                 row[LANE.ROAD] = road_of[(start, end)]
                 for polygon in lane_surface(lane):
                     points = np.asarray(polygon, np.float32).astype(float)
-                    hull = points[ConvexHull(points).vertices]
+                    hull = points[_hull(points)]
                     surfaces.append((len(rows), corner_count, corner_count + len(hull)))
                     corners.append(hull)
                     corner_count += len(hull)
@@ -208,6 +212,13 @@ def _build(env: Any) -> MapTables:
         width_scale=float((current_map.MAX_LANE_NUM + 1) * current_map.MAX_LANE_WIDTH),
         max_lane_width=float(current_map.MAX_LANE_WIDTH),
     )
+
+
+def _hull(points: np.ndarray) -> np.ndarray:
+    try:
+        return ConvexHull(points).vertices
+    except QhullError as error:
+        raise NotCovered("a lane without a surface") from error
 
 
 def _lane_row(lane: Any) -> np.ndarray:

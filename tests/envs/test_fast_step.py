@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.step_equality import Comparison, compare
@@ -37,13 +38,16 @@ def test_every_number_equals_metadrives_own(scene: str) -> None:
         ("tollgate", {"geometry": "metadrive", "toll_counter": "per_vehicle"}),
         ("bottleneck", {"geometry": "metadrive", "num_agents": 1}),
         ("parking_lot", {"horizon": 20, "respawn": False}),  # nobody left, and time-outs
+        ("intersection", {"num_agents": 1, "delay_done": 5, "horizon": 16}),  # a place that becomes free at the horizon
+        ("intersection", {"num_agents": 2, "delay_done": 1, "horizon": 12, "drain": False, "max_lives": 3}),
+        ("pg_map", {"num_agents": 4, "num_scenarios": 2, "horizon": 9, "drain": False}),  # maps come back
     ],
 )
 def test_the_same_under_other_options(scene: str, options: dict[str, Any]) -> None:
     assert_same(compare(scene, steps=35, seed=1, bias=0.3, **options))
 
 
-def test_kernels_are_compiled_for_one_kind_of_arrays_only(closing: Callable[..., MetaDriveSimulator]) -> None:
+def test_kernels_are_compiled_for_one_kind_of_arrays_only() -> None:
     for scene, vehicles in (("pg_map", 1), ("tollgate", 3)):
         compare(scene, steps=2, seed=0, num_agents=vehicles)
     from copo_envs.fast import kernels
@@ -112,6 +116,17 @@ def test_kernels_that_do_not_compile_fall_back(
 def test_tables_hold_the_booths_of_the_present_map_only() -> None:
     found = compare("tollgate", steps=12, seed=5, horizon=3, bias=0.0)  # several resets
     assert_same(found)
+
+
+def test_nothing_is_kept_of_vehicles_that_are_gone(closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]) -> None:
+    simulator = closing(MetaDriveSimulator(scene_options("intersection", num_agents=8, delay_done=1)))
+    simulator.reset(0)
+    for _ in range(120):
+        simulator.step(np.tile(np.array([0.4, 1.0], np.float32), (8, 1)))  # in circles, off the road
+    manager = simulator.metadrive.agent_manager
+    assert manager.next_agent_count > 24
+    for kept in (manager.observations, manager.observation_spaces, manager.action_spaces):
+        assert len(kept) <= 8
 
 
 def test_stock_can_be_asked_for(closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]) -> None:

@@ -1,0 +1,34 @@
+"""The measurements of the batched step: the page shows what the committed files hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import neighbour_rule, performance_page, step_speed
+from copo_envs.scenes import SCENES
+
+
+def test_the_page_shows_the_committed_measurements() -> None:
+    text = performance_page.PAGE.read_text(encoding="utf-8")
+    assert performance_page.fill(text) == text
+
+
+def test_every_scene_was_measured_and_compared() -> None:
+    wanted = {name for name, scene in SCENES.items() if scene.metadrive_class}
+    speed = performance_page._rows(performance_page.RESULTS / "step_speed" / "step_speed.csv")
+    equality = performance_page._rows(performance_page.RESULTS / "step_equality.csv")
+    assert {row["scene"] for row in speed} == wanted
+    assert {row["scene"] for row in equality if row["geometry"] == "published"} == wanted
+
+
+def test_the_neighbour_rules_table_shows_the_committed_runs() -> None:
+    text = neighbour_rule.PAGE.read_text(encoding="utf-8")
+    assert neighbour_rule.fill(text) == text
+
+
+@pytest.mark.simulator
+def test_speed_is_measured_on_both_sides() -> None:
+    row = step_speed.measure("parking_lot", num_agents=4, blocks=1, steps=3, seed=0)
+    assert row["stock_us"] > 0 and row["fast_us"] > 0
+    assert row["ratio"] == pytest.approx(row["stock_us"] / row["fast_us"], abs=0.02)
+    assert row["fast_alive"] >= 1 and "physics" in row["shares"]
