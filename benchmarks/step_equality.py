@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--scenes", nargs="+", choices=scenes, default=scenes)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=700, help="env steps per scene and seed")
-    parser.add_argument("--bias", type=float, default=0.3, help="how badly the vehicles are driven: lives must end")
+    parser.add_argument("--bias", type=float, default=1.0, help="how badly the vehicles are driven: lives must end")
     parser.add_argument("--geometry", choices=("published", "metadrive"), default="published")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step_equality.csv"))
     args = parser.parse_args()

@@ -269,24 +269,24 @@ def localise(rows, positions, thetas, below, lanes, routes, targets, current, on
 
 @njit(cache=True)
 def navigate(
-    rows, positions, thetas, velocities, actions, lanes, road_first, road_lanes, routes, nodes, route_length,
-    targets, current, final, last_along, travelled, last_position, last_heading, scale, obs, layout, out,
+    rows, positions, headings, velocities, actions, lanes, road_first, road_lanes, routes, nodes, route_length,
+    targets, current, final, last_along, travelled, last_position, scale, obs, layout, out,
 ):  # fmt: skip
     """`NodeNetworkNavigation.update_localization` once the lane is known, `StateObservation`, the geometry of rewards.
 
     Args:
-        rows: (A,) row of each vehicle in the persistent arrays (routes ... last_heading).
+        rows: (A,) row of each vehicle in the persistent arrays (routes ... last_position).
+        headings: (A, 2) cosine and sine.
         scale: (8,) what observations are divided by: road width, lane width, bend radius, bend angle in degrees, metres
             to a checkpoint, (metres ahead at which the next road's heading is read,) steering, top speed in km/h.
         obs: (A, D), the entries of `layout` are written.
-        layout: (4,) first entry of: border distances or -1, ego state, lateral offset or -1, navigation or -1. Where
-            the checkpoints lie in the vehicle's frame is left to the caller.
+        layout: (4,) first entry of: border distances or -1, ego state, lateral offset or -1, navigation or -1. The yaw
+            rate, and where the checkpoints lie in the vehicle's frame, are left to the caller.
         out: (A, NAV.COLUMNS).
     """
     for a in range(rows.shape[0]):
         r = rows[a]
-        x, y, theta = positions[a, 0], positions[a, 1], thetas[a]
-        hx, hy = math.cos(theta), math.sin(theta)
+        x, y, hx, hy = positions[a, 0], positions[a, 1], headings[a, 0], headings[a, 1]
         lane = current[r]
         along, across = lane_coordinates(lanes[lane], x, y)
         # _update_target_checkpoints
@@ -361,9 +361,6 @@ def navigate(
         obs[a, at + 2] = _clip((actions[a, 0] / scale[6] + 1) / 2, 0.0, 1.0)
         obs[a, at + 3] = _clip((actions[a, 0] + 1) / 2, 0.0, 1.0)
         obs[a, at + 4] = _clip((actions[a, 1] + 1) / 2, 0.0, 1.0)
-        px, py = last_heading[r, 0], last_heading[r, 1]
-        cosine = (hx * px + hy * py) / (norm_h * math.sqrt(px * px + py * py))
-        obs[a, at + 5] = _clip(math.acos(_clip(cosine, 0.0, 1.0)) / 0.1, 0.0, 1.0)
         if layout[2] >= 0:
             obs[a, layout[2]] = _clip((across * 2 / scale[1] + 1.0) / 2.0, 0.0, 1.0)
         # reward_function, _is_arrive_destination, _update_energy_consumption
@@ -382,7 +379,6 @@ def navigate(
         out[a, 6] = speed
         out[a, 9] = 1.0 if lanes[lane, 22] < km_h else 0.0
         last_position[r, 0], last_position[r, 1] = x, y
-        last_heading[r, 0], last_heading[r, 1] = hx, hy
 
 
 REACH = 0.06
@@ -636,8 +632,8 @@ def warm_up() -> None:
     lanes_below(position, np.zeros((3, 2)), np.zeros((1, 3), np.int64), bounds, below)
     localise(row, position, theta, below, lanes, pairs, pairs, row, flags, flags)
     navigate(
-        row, position, theta, np.zeros((1, 3)), numbers, lanes, row, np.ones(1, np.int64), pairs, pairs, row, pairs,
-        row, row, np.zeros(1), np.zeros(1), numbers, np.ones((1, 2)), scale, np.zeros((1, 32)), layout,
+        row, position, np.ones((1, 2)), np.zeros((1, 3)), numbers, lanes, row, np.ones(1, np.int64), pairs, pairs,
+        row, pairs, row, row, np.zeros(1), np.zeros(1), numbers, scale, np.zeros((1, 32)), layout,
         np.zeros((1, NAV.COLUMNS)),
     )  # fmt: skip
     allowed = np.ones((1, 4), np.bool_)

@@ -33,7 +33,7 @@ from metadrive.envs.marl_envs import (
     MultiAgentTollgateEnv,
 )
 from metadrive.policy.env_input_policy import EnvInputPolicy
-from metadrive.utils.math import Vector
+from metadrive.utils.math import Vector, norm
 from metadrive.utils.pg.utils import ray_localization, rect_region_detection
 from panda3d.core import LPoint3f, LVector3f
 
@@ -364,17 +364,27 @@ class BatchedStep:
         position, theta = _place(seen)
         obs = np.zeros((count, self._toll_at + (2 if rules.toll else 0)))
         out = np.zeros((count, NAV.COLUMNS))
+        # Headings and how far they turned as MetaDrive computes them, by Python and NumPy: compiled they differ in the
+        # last bit now and then, and the yaw rate, an arc cosine close to 1, shows it.
+        heading = [(math.cos(angle), math.sin(angle)) for angle in theta.tolist()]
+        turned = [
+            (h[0] * p[0] + h[1] * p[1]) / (norm(*h) * norm(*p))
+            for h, p in zip(heading, self._last_heading[rows].tolist(), strict=True)
+        ]
+        heading = np.array(heading).reshape(count, 2)
+        self._last_heading[rows] = heading
         before = self._current[rows], self._targets[rows]
         on_lane = self._localise(rows, position, theta)
         max_km_h = crew[0].max_km_h if crew else 0.0
         scale = _scale(tables, max_km_h)
         kernels.navigate(
-            rows, position, theta, velocity, actions, tables.lanes, tables.road_first, tables.road_lanes,
+            rows, position, heading, velocity, actions, tables.lanes, tables.road_first, tables.road_lanes,
             self._routes, self._nodes, self._route_length, self._targets, self._current, self._final,
-            self._last_along, self._travelled, self._last_position, self._last_heading, scale, obs, self._layout, out,
+            self._last_along, self._travelled, self._last_position, scale, obs, self._layout, out,
         )  # fmt: skip
 
         self._tell_navigation(rows, crew, *before)
+        obs[:, self._layout[1] + 5] = np.clip(np.arccos(np.clip(turned, 0.0, 1.0)) / 0.1, 0.0, 1.0)
         if self._layout[3] >= 0:
             self._checkpoints(obs, crew, out)
         wreck_boxes = [box for box, _ in self._wrecks.values()]
