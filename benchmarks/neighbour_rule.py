@@ -12,8 +12,8 @@ import pandas as pd
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
 RUNS = {
-    "`ours`, seed 0": RESULTS / "neighbour_rule" / "ours_seed0.csv",
-    "`tf`, seed 0": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+    "`ours`, seed 0": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+    "`tf`, seed 0": RESULTS / "neighbour_rule" / "tf_seed0.csv",
     "`tf`, seed 100": RESULTS / "neighbour_rule" / "tf_seed100.csv",
 }
 MARKS = (40_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)

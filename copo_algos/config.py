@@ -114,7 +114,7 @@ class TrainConfig:
     """Steps after which a life is truncated and respawning stops."""
     neighbours_distance: float = 40.0
     """Vehicles closer than this many metres count for the neighbourhood reward."""
-    neighbour_rule: NeighbourRule = "tf"
+    neighbour_rule: NeighbourRule = "ours"
     """Who counts there. ours: all who acted. torch: newborns too. tf: newborns, and nobody who ended in the step."""
     checkpoint_every: int = 20_000
     """Env steps between checkpoints; the last three are kept."""
