@@ -387,7 +387,7 @@ REACH = 0.06
 
 
 @njit(cache=True)
-def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed, use_allowed, ask, ends):
+def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed, use_allowed, ask):
     """The rays that could hit a box.
 
     Args:
@@ -395,7 +395,7 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
         z, distance, rays, phase: height of the rays, their length, how many, angle of the first.
         boxes: (B, BOX.COLUMNS). own: (A,) each vehicle's own box, or -1.
         allowed: (A, rays) bool, used if `use_allowed`: other rays see nothing.
-        ask: (., 2) filled with vehicle and ray. ends: (., 2) filled with the ray's end.
+        ask: (., 2) filled with vehicle and ray.
 
     Returns:
         How many.
@@ -449,10 +449,7 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
                     marked[i] = True
         for i in range(rays):
             if marked[i]:
-                angle = i * unit + phase + thetas[a]
                 ask[found, 0], ask[found, 1] = a, i
-                ends[found, 0] = distance * math.cos(angle) + ox
-                ends[found, 1] = distance * math.sin(angle) + oy
                 found += 1
     return found
 
@@ -637,8 +634,8 @@ def warm_up() -> None:
         np.zeros((1, NAV.COLUMNS)),
     )  # fmt: skip
     allowed = np.ones((1, 4), np.bool_)
-    ask, ends = np.zeros((4, 2), np.int64), np.zeros((4, 2))
-    rays_to_ask(position, theta, 0.0, 1.0, 4, 0.0, boxes, none, allowed, False, ask, ends)
+    ask = np.zeros((4, 2), np.int64)
+    rays_to_ask(position, theta, 0.0, 1.0, 4, 0.0, boxes, none, allowed, False, ask)
     near = np.zeros((1, 1), np.bool_)
     near_circle(position, 1.0, boxes, none, near, flags)
     lidar_mask(position, theta, 1.0, 4, np.ones((1, 4)), none, near, allowed)

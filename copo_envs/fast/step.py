@@ -193,7 +193,7 @@ class BatchedStep:
         self._last_position, self._last_heading = np.zeros((num_slots, 2)), np.zeros((num_slots, 2))
         self._toll = integers(num_slots, 3)  # kind of road last seen or -1, step of entry, step of exit (0: none)
         rays = num_slots * max(self._lidar[0], self._side[0], self._lines[0])
-        self._ask, self._ends = integers(rays, 2), np.zeros((rays, 2))
+        self._ask = integers(rays, 2)
 
     def forget(self) -> None:
         """Let go of the vehicles, which the next reset takes apart."""
@@ -543,15 +543,21 @@ class BatchedStep:
         obs[:, at : at + rays] = 1.0
         count = kernels.rays_to_ask(
             position, theta, z, float(distance), rays, phase, boxes, own,
-            np.ones((0, rays), np.bool_) if allowed is None else allowed, allowed is not None, self._ask, self._ends,
+            np.ones((0, rays), np.bool_) if allowed is None else allowed, allowed is not None, self._ask,
         )  # fmt: skip
         asked = self._ask[:count]
-        test = world.rayTestClosest
-        starts = [LPoint3f(x, y, z) for x, y in position.tolist()]
-        obs[asked[:, 0], at + asked[:, 1]] = [
-            test(starts[a], LPoint3f(x, y, z), mask).getHitFraction()
-            for a, (x, y) in zip(asked[:, 0].tolist(), self._ends[:count].tolist(), strict=True)
-        ]
+        # The ends of the rays as MetaDrive computes them, by Python's cosine: along the face of a box, the last bit of
+        # the end can decide whether Bullet's cast hits.
+        turns = (np.arange(0, rays) * (2 * np.pi / rays) + phase).tolist()
+        places, thetas = position.tolist(), theta.tolist()
+        starts = [LPoint3f(x, y, z) for x, y in places]
+        test, cos, sin = world.rayTestClosest, math.cos, math.sin
+        fractions = []
+        for a, ray in asked.tolist():
+            angle, (x, y) = turns[ray] + thetas[a], places[a]
+            end = LPoint3f(distance * cos(angle) + x, distance * sin(angle) + y, z)
+            fractions.append(test(starts[a], end, mask).getHitFraction())
+        obs[asked[:, 0], at + asked[:, 1]] = fractions
         return asked
 
     def _look(self, obs: np.ndarray, crew: list[Crew], seen: np.ndarray, boxes: np.ndarray, solid: np.ndarray) -> None:
@@ -570,7 +576,7 @@ class BatchedStep:
             for ray in range(rays):
                 if allowed is not None and not allowed[a, ray]:
                     continue
-                angle = ray * (2 * np.pi / rays) + theta[a]
+                angle = float(ray * (2 * np.pi / rays) + 0.0 + theta[a])
                 end = LPoint3f(
                     distance * math.cos(angle) + position[a, 0], distance * math.sin(angle) + position[a, 1], z
                 )
