@@ -384,6 +384,9 @@ def navigate(
 REACH = 0.06
 """Metres by which boxes grow in the test that decides which rays Bullet has to be asked about: its cast ends within
 0.01 m of a shape, and `advance_boxes` is right within 0.03 m."""
+REACH_OF_BUILDINGS = 0.3
+"""The same for boxes more than 2 m wide and long: Bullet gives up early on some rays that pass a corner of a toll
+booth, and calls it a hit up to 0.08 m beside the corner."""
 
 
 @njit(cache=True)
@@ -411,7 +414,8 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
                 continue
             box = boxes[b]
             dx, dy = box[0] - ox, box[1] - oy
-            radius = box[15] + 2 * REACH
+            reach = REACH_OF_BUILDINGS if min(box[12], box[13]) > 1.0 else REACH
+            radius = box[15] + 2 * reach
             d2 = dx * dx + dy * dy
             if d2 > (distance + radius) ** 2:
                 continue
@@ -436,7 +440,7 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
                 for axis in range(3):
                     d = rx * box[3 + 3 * axis] + ry * box[4 + 3 * axis]
                     o = lx if axis == 0 else (ly if axis == 1 else lz)
-                    h = box[12 + axis] + REACH
+                    h = box[12 + axis] + reach
                     if abs(d) < 1e-12:
                         if abs(o) > h:
                             far = -1.0
