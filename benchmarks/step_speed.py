@@ -128,7 +128,9 @@ class FastRunner:
             setattr(owner, name, wrapper)
 
         view = type(self._env)
-        untimed = [(BatchedStep, name, function) for name, function in vars(BatchedStep).items() if callable(function)]
+        untimed: list[tuple[Any, str, Any]] = [
+            (BatchedStep, name, function) for name, function in vars(BatchedStep).items() if callable(function)
+        ]
         untimed.append((view, "step", view.step))
         for name, stage in (
             ("_actuate", "actions"),

@@ -160,16 +160,20 @@ def test_constraints_name_every_direct_dependency_and_agree_with_it() -> None:
 @pytest.mark.parametrize("command", ["train", "evaluate", "watch"])
 def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     from copo_algos.cli import main
-    from copo_algos.config import LCFConfig, PPOConfig, TrainConfig
+    from copo_algos.config import CriticConfig, LCFConfig, PPOConfig, TrainConfig
     from copo_algos.evaluate import EvaluateConfig
     from copo_algos.watch import WatchConfig
 
-    configs = {"train": (TrainConfig, PPOConfig, LCFConfig), "evaluate": (EvaluateConfig,), "watch": (WatchConfig,)}
+    configs = {
+        "train": (TrainConfig, PPOConfig, LCFConfig, CriticConfig),
+        "evaluate": (EvaluateConfig,),
+        "watch": (WatchConfig,),
+    }
     with pytest.raises(SystemExit) as exit_info:
         main([command, "--help"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
-    elsewhere = {"train": {"algorithm", "ppo", "lcf"}, "evaluate": {"path"}, "watch": {"run"}}[command]
+    elsewhere = {"train": {"algorithm", "ppo", "lcf", "critic"}, "evaluate": {"path"}, "watch": {"run"}}[command]
     names = {field.name for config in configs[command] for field in fields(config)} - elsewhere
     assert all(f"--{name.replace('_', '-')}" in text for name in names)
 
