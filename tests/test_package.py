@@ -175,7 +175,11 @@ def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[st
     text = capsys.readouterr().out
     elsewhere = {"train": {"algorithm", "ppo", "lcf", "critic"}, "evaluate": {"path"}, "watch": {"run"}}[command]
     names = {field.name for config in configs[command] for field in fields(config)} - elsewhere
-    assert all(f"--{name.replace('_', '-')}" in text for name in names)
+    options = {name: name.replace("_", "-") for name in names}
+    # a switch that is on by default is shown by the way to turn it off
+    assert [
+        name for name, option in options.items() if f"--{option}" not in text and f"--no-{option}" not in text
+    ] == []
 
 
 def test_help_of_the_command_itself(capsys: pytest.CaptureFixture[str]) -> None:
