@@ -137,14 +137,11 @@ class FastRunner:
             ("_advance", "physics"),
             ("_read", "poses"),
             ("_localise", "lanes"),
-            ("_cast", "rays"),
             ("_look", "rays"),
-            ("_ground_contacts", "contacts"),
-            ("_body_contacts", "contacts"),
             ("_finish", "respawn"),
             ("_respawn", "respawn"),
-            ("_observe", "observations, rewards, endings"),
-            ("_checkpoints", "observations, rewards, endings"),
+            ("_observe", "observations"),
+            ("_judge", "rewards, endings, contacts"),
             ("step", "the rest"),
         ):
             timed(BatchedStep, name, stage)

@@ -144,7 +144,7 @@ def advance_boxes(seen, linear, angular, seconds, boxes):
     """
     for a in range(seen.shape[0]):
         box, source = boxes[a], seen[a]
-        box[:] = source[:16]
+        box[:] = source
         wx, wy, wz = angular[a, 0], angular[a, 1], angular[a, 2]
         speed = math.sqrt(wx * wx + wy * wy + wz * wz)
         if speed > 0:
@@ -270,15 +270,16 @@ def localise(rows, positions, thetas, below, lanes, routes, targets, current, on
 @njit(cache=True)
 def navigate(
     rows, positions, headings, velocities, actions, lanes, road_first, road_lanes, routes, nodes, route_length,
-    targets, current, final, last_along, travelled, last_position, scale, obs, layout, out,
+    targets, current, final, last_along, travelled, last_position, top_speed, scale, obs, layout, out,
 ):  # fmt: skip
     """`NodeNetworkNavigation.update_localization` once the lane is known, `StateObservation`, the geometry of rewards.
 
     Args:
-        rows: (A,) row of each vehicle in the persistent arrays (routes ... last_position).
+        rows: (A,) row of each vehicle in the persistent arrays (routes ... top_speed).
         headings: (A, 2) cosine and sine.
-        scale: (8,) what observations are divided by: road width, lane width, bend radius, bend angle in degrees, metres
-            to a checkpoint, (metres ahead at which the next road's heading is read,) steering, top speed in km/h.
+        top_speed: km/h.
+        scale: (7,) what observations are divided by: road width, lane width, bend radius, bend angle in degrees, metres
+            to a checkpoint, (metres ahead at which the next road's heading is read,) steering.
         obs: (A, D), the entries of `layout` are written.
         layout: (4,) first entry of: border distances or -1, ego state, lateral offset or -1, navigation or -1. The yaw
             rate, and where the checkpoints lie in the vehicle's frame, are left to the caller.
@@ -357,7 +358,7 @@ def navigate(
             obs[a, at] = _clip((hx * ax + hy * ay) / (norm_a * norm_h), -1.0, 1.0) / 2 + 0.5
         speed = math.sqrt(velocities[a, 0] ** 2 + velocities[a, 1] ** 2)
         km_h = speed * 3.6
-        obs[a, at + 1] = _clip((km_h + 1) / (scale[7] + 1), 0.0, 1.0)
+        obs[a, at + 1] = _clip((km_h + 1) / (top_speed[r] + 1), 0.0, 1.0)
         obs[a, at + 2] = _clip((actions[a, 0] / scale[6] + 1) / 2, 0.0, 1.0)
         obs[a, at + 3] = _clip((actions[a, 0] + 1) / 2, 0.0, 1.0)
         obs[a, at + 4] = _clip((actions[a, 1] + 1) / 2, 0.0, 1.0)
@@ -387,6 +388,17 @@ REACH = 0.06
 REACH_OF_BUILDINGS = 0.3
 """The same for boxes more than 2 m wide and long: Bullet gives up early on some rays that pass a corner of a toll
 booth, and calls it a hit up to 0.08 m beside the corner."""
+
+
+@njit(cache=True, inline="always")
+def _slab(near, far, start, along, half):
+    """The part [near, far] of a segment that lies between two planes at -+half; start and along: of it, across them."""
+    if abs(along) < 1e-12:
+        return near, (far if abs(start) <= half else -1.0)
+    t0, t1 = (-half - start) / along, (half - start) / along
+    if t0 > t1:
+        t0, t1 = t1, t0
+    return max(near, t0), min(far, t1)
 
 
 @njit(cache=True)
@@ -440,15 +452,7 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
                 for axis in range(3):
                     d = rx * box[3 + 3 * axis] + ry * box[4 + 3 * axis]
                     o = lx if axis == 0 else (ly if axis == 1 else lz)
-                    h = box[12 + axis] + reach
-                    if abs(d) < 1e-12:
-                        if abs(o) > h:
-                            far = -1.0
-                    else:
-                        t0, t1 = (-h - o) / d, (h - o) / d
-                        if t0 > t1:
-                            t0, t1 = t1, t0
-                        near, far = max(near, t0), min(far, t1)
+                    near, far = _slab(near, far, o, d, box[12 + axis] + reach)
                 if near <= far:
                     marked[i] = True
         for i in range(rays):
@@ -583,18 +587,8 @@ def may_touch_sidewalk(vehicles, walls, polygons, bounds, margin, out):
                 # both ends in the vehicle's frame, then the segment against the rectangle by slabs
                 u0, v0 = x0 * box[3] + y0 * box[4], x0 * box[6] + y0 * box[7]
                 u1, v1 = x1 * box[3] + y1 * box[4], x1 * box[6] + y1 * box[7]
-                near, far = 0.0, 1.0
-                for axis in range(2):
-                    p0, p1, h = (u0, u1, hx) if axis == 0 else (v0, v1, hy)
-                    d = p1 - p0
-                    if abs(d) < 1e-12:
-                        if abs(p0) > h:
-                            far = -1.0
-                    else:
-                        t0, t1 = (-h - p0) / d, (h - p0) / d
-                        if t0 > t1:
-                            t0, t1 = t1, t0
-                        near, far = max(near, t0), min(far, t1)
+                near, far = _slab(0.0, 1.0, u0, u1 - u0, hx)
+                near, far = _slab(near, far, v0, v1 - v0, hy)
                 if near <= far:
                     out[a] = True
                     break
@@ -619,14 +613,14 @@ def outside_own_box(positions, z, boxes, margin, out):
 
 def warm_up() -> None:
     """Compile every kernel for the types it will be called with, or load it from numba's cache."""
-    seen, boxes = np.zeros((1, BOX.COLUMNS + 3)), np.zeros((1, BOX.COLUMNS))
+    seen, boxes = np.zeros((1, BOX.COLUMNS)), np.zeros((1, BOX.COLUMNS))
     boxes[:, BOX.HALF] = 1.0
     position, theta, row = np.zeros((1, 2)), np.zeros(1), np.zeros(1, np.int64)
     flags, pairs, numbers = np.zeros(1, np.bool_), np.zeros((1, 2), np.int64), np.zeros((1, 2))
     lanes = np.zeros((1, LANE.COLUMNS))
     lanes[:, [LANE.LENGTH, LANE.WIDTH, LANE.RIGHT]] = 1.0
     bounds, none = np.zeros((1, 4)), np.full(1, -1)
-    layout, scale = np.zeros(4, np.int64), np.ones(8)
+    layout, scale = np.zeros(4, np.int64), np.ones(7)
     pose_boxes(np.zeros((1, 7)), np.ones((1, 3)), seen)
     advance_boxes(seen, np.zeros((1, 3)), np.zeros((1, 3)), 0.02, boxes)
     below = np.zeros((1, 1), np.int8)
@@ -634,7 +628,7 @@ def warm_up() -> None:
     localise(row, position, theta, below, lanes, pairs, pairs, row, flags, flags)
     navigate(
         row, position, np.ones((1, 2)), np.zeros((1, 3)), numbers, lanes, row, np.ones(1, np.int64), pairs, pairs,
-        row, pairs, row, row, np.zeros(1), np.zeros(1), numbers, scale, np.zeros((1, 32)), layout,
+        row, pairs, row, row, np.zeros(1), np.zeros(1), numbers, np.ones(1), scale, np.zeros((1, 32)), layout,
         np.zeros((1, NAV.COLUMNS)),
     )  # fmt: skip
     allowed = np.ones((1, 4), np.bool_)

@@ -1,13 +1,9 @@
 """MetaDrive's multi-agent step for all vehicles at once, with the same numbers.
 
-MetaDrive spends 90 % of a step in Python around its physics, vehicle by vehicle and ray by ray. Here Bullet still moves
+MetaDrive spends most of a step in Python around its physics, vehicle by vehicle and ray by ray. Here Bullet still moves
 the vehicles, MetaDrive still makes and removes them, and everything in between is a few kernels over arrays
 (`copo_envs.fast.kernels`). What a kernel cannot decide exactly (a ray that could hit something, a contact that could
-be one, a position on the border of a lane) is asked of Bullet itself.
-
-Bullet's truth and MetaDrive's view differ by one physics step of 0.02 s: after a step Panda3D's nodes hold poses that
-Bullet interpolated back. MetaDrive reads positions and headings from the nodes, so rays *start* there; they are *cast*
-against Bullet's bodies, a step ahead. What decides whom to ask has to know both; see `_read`.
+be one, a position on the border of a lane) is asked of Bullet itself (`copo_envs.fast.bullet`).
 """
 
 from __future__ import annotations
@@ -24,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from metadrive.component.navigation_module.node_network_navigation import NodeNetworkNavigation
+from metadrive.component.pg_space import BlockParameterSpace, Parameter
 from metadrive.component.road_network import Road
 from metadrive.component.vehicle.vehicle_type import StaticDefaultVehicle
-from metadrive.constants import CollisionGroup, MetaDriveType
+from metadrive.constants import CollisionGroup
 from metadrive.envs.marl_envs import (
     MultiAgentBottleneckEnv,
     MultiAgentParkingLotEnv,
@@ -34,18 +31,17 @@ from metadrive.envs.marl_envs import (
 )
 from metadrive.policy.env_input_policy import EnvInputPolicy
 from metadrive.utils.math import Vector, norm
-from metadrive.utils.pg.utils import ray_localization, rect_region_detection
-from panda3d.core import LPoint3f, LVector3f
+from metadrive.utils.pg.utils import ray_localization
+from panda3d.core import LVector3f
 
-from copo_envs.fast import kernels
+from copo_envs.fast import bullet, kernels
+from copo_envs.fast.bullet import Poses
 from copo_envs.fast.kernels import BOX, NAV
 from copo_envs.fast.tables import NARROWING, TOLL, MapTables, NotCovered, buildings_of, tables_of
 
 _log = logging.getLogger("copo_envs")
 
 KNOWN_METADRIVE = "0.4.3"
-TOUCH = 0.12  # metres: Bullet calls bodies in contact from 0.02 m on, and their poses are known within 0.03 m each
-SIDEWALK_TOUCH = 0.1  # metres
 
 # Settings that the kernels take for granted: MetaDrive's own for its multi-agent scenes.
 _EXPECTED = {
@@ -105,31 +101,32 @@ class Crew(NamedTuple):
     engine_force: float
     brake_force: float
     max_km_h: float
-    half: tuple[float, float, float]
-    route_length_m: float
 
 
 @dataclass
 class Step:
-    """What a step did to those who acted, A of them, in the order in which they were given."""
+    """What a step did to those who acted, A of them, in the order in which they were given; units as in `StepBatch`."""
 
     obs: np.ndarray
-    """(A, D) float32"""
+    """(A, D) float32."""
     reward: np.ndarray
     terminated: np.ndarray
     timed_out: np.ndarray
     """(A,) bool: the life has lasted `horizon` steps; may hold beside `terminated`."""
     success: np.ndarray
+    """(A,) bool: has arrived."""
     crash: np.ndarray
+    """(A,) bool: touched a vehicle, an object or a building."""
     position: np.ndarray
     heading: np.ndarray
     velocity: np.ndarray
     route_completion: np.ndarray
+    """(A,) not cut to [0, 1]."""
     cost: np.ndarray
     energy: np.ndarray
     life_steps: np.ndarray
     newborn_obs: dict[str, np.ndarray]
-    """Observations of the vehicles that appeared in this step, by MetaDrive's names."""
+    """Observations (D,) of the vehicles that appeared in this step, by MetaDrive's names."""
 
 
 class BatchedStep:
@@ -160,8 +157,7 @@ class BatchedStep:
         self._lidar = vehicle["lidar"]["num_lasers"], vehicle["lidar"]["distance"]
         self._side = vehicle["side_detector"]["num_lasers"], vehicle["side_detector"]["distance"]
         self._lines = vehicle["lane_line_detector"]["num_lasers"], vehicle["lane_line_detector"]["distance"]
-        borders = self._side[0] or 2
-        ego = borders
+        ego = self._side[0] or 2
         offset = ego + 6
         navigation = -1 if self._rules.toll else offset + (self._lines[0] or 1)
         self._layout = np.array(
@@ -180,25 +176,27 @@ class BatchedStep:
 
         self._map: MapTables
         self._crew: dict[int, Crew] = {}
-        self._brakes: dict[str, float] = {}  # as set on the wheels
         self._wrecks: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # box, (x, y, heading, length, width) as seen
-        integers: Any = lambda *shape: np.zeros(shape, np.int64)  # noqa: E731
-        self._num_slots = num_slots
-        self._routes = self._nodes = integers(num_slots, 0)
-        self._route_length = integers(num_slots)
-        self._targets = integers(num_slots, 2)
-        self._current, self._final = integers(num_slots), integers(num_slots)
-        self._life_steps = integers(num_slots)
-        self._last_along, self._travelled = np.zeros(num_slots), np.zeros(num_slots)
-        self._last_position, self._last_heading = np.zeros((num_slots, 2)), np.zeros((num_slots, 2))
-        self._toll = integers(num_slots, 3)  # kind of road last seen or -1, step of entry, step of exit (0: none)
-        rays = num_slots * max(self._lidar[0], self._side[0], self._lines[0])
-        self._ask = integers(rays, 2)
+
+        def numbers(*shape: int) -> np.ndarray:
+            return np.zeros((num_slots, *shape))
+
+        def integers(*shape: int) -> np.ndarray:
+            return np.zeros((num_slots, *shape), np.int64)
+
+        # By slot, of the vehicle in it
+        self._half, self._top_speed, self._brake = numbers(3), numbers(), numbers()  # km/h; as set on the wheels
+        self._last_position, self._last_heading = numbers(2), numbers(2)
+        self._life_steps = integers()
+        self._routes, self._nodes = integers(0), integers(0)  # roads and nodes of its route
+        self._checkpoints, self._targets = integers(), integers(2)  # how many nodes; MetaDrive's target checkpoints
+        self._current, self._final = integers(), integers()  # lanes
+        self._last_along, self._travelled, self._route_length = numbers(), numbers(), numbers()  # metres
+        self._toll = integers(3)  # kind of road last seen or -1, step of entry, step of exit (0: none)
 
     def forget(self) -> None:
         """Let go of the vehicles, which the next reset takes apart."""
         self._crew.clear()
-        self._brakes.clear()
         self._wrecks.clear()
 
     def begin(self, key: Any) -> None:
@@ -210,9 +208,10 @@ class BatchedStep:
         self._graph = self._env.current_map.road_network.graph
         # A route is a shortest path: it comes to no node twice.
         longest = len({node for start, ends in self._graph.items() for node in (start, *ends)})
-        self._routes, self._nodes = (np.zeros((self._num_slots, longest + 1), np.int64) for _ in range(2))
+        self._routes, self._nodes = (np.zeros((len(self._half), longest + 1), np.int64) for _ in range(2))
         self._lane_objects = [lane for targets in self._graph.values() for lanes in targets.values() for lane in lanes]
         self.forget()
+        self._scale = _scale(self._map)
         self._may_end = self._map.solid_boxes[
             np.where(self._map.solid_is_yellow, self._rules.yellow, self._rules.white).astype(bool)
         ]
@@ -227,9 +226,8 @@ class BatchedStep:
         checkpoints = navigation.checkpoints
         count = len(checkpoints)
         self._nodes[slot, :count] = [tables.node_of.setdefault(node, len(tables.node_of)) for node in checkpoints]
-        roads = pairwise(checkpoints)
-        self._routes[slot, : count - 1] = [tables.road_of[road] for road in roads]
-        self._route_length[slot] = count
+        self._routes[slot, : count - 1] = [tables.road_of[road] for road in pairwise(checkpoints)]
+        self._checkpoints[slot], self._route_length[slot] = count, navigation.total_length
         self._targets[slot] = navigation._target_checkpoints_index
         self._current[slot] = tables.lane_of[navigation.current_lane.index]
         self._final[slot] = tables.lane_of[navigation.final_lane.index]
@@ -240,6 +238,8 @@ class BatchedStep:
         self._life_steps[slot] = 0
         self._toll[slot] = -1, 0, 0
         config = vehicle.config
+        self._half[slot] = vehicle.WIDTH / 2, vehicle.LENGTH / 2, vehicle.HEIGHT / 2
+        self._top_speed[slot], self._brake[slot] = config["max_speed_km_h"], np.nan
         self._crew[slot] = Crew(
             agent,
             vehicle,
@@ -252,8 +252,6 @@ class BatchedStep:
             config["max_engine_force"],
             config["max_brake_force"],
             config["max_speed_km_h"],
-            (vehicle.WIDTH / 2, vehicle.LENGTH / 2, vehicle.HEIGHT / 2),
-            navigation.total_length,
         )
         if self._env.engine.episode_step > 0:  # MetaDrive keeps this record from the first step on
             self._record_toll(slot)
@@ -265,13 +263,13 @@ class BatchedStep:
         crew = [self._crew[slot] for slot in slots]
         rows = np.array(slots, np.int64)
         actions = moves[rows]
-        self._actuate(crew, actions)
+        self._actuate(slots, crew, actions)
         self._remove_wrecks()
         engine.spawn_manager.step()
         self._advance()
-        seen, boxes, velocity = self._read(crew)
-        step = self._observe(rows, crew, actions.astype(float), seen, boxes, velocity)
-        self._finish(rows, crew, step, seen, boxes)
+        poses = self._read(rows, crew)
+        step = self._observe(rows, crew, actions.astype(float), poses)
+        self._finish(rows, crew, step, poses)
         if env.config["horizon"] and engine.episode_step >= env.config["horizon"]:
             env.agent_manager.set_allow_respawn(False)
         step.newborn_obs = self._respawn()
@@ -279,15 +277,15 @@ class BatchedStep:
 
     def wrecks(self) -> np.ndarray:
         """(W, 3): x, y, heading of the vehicles that ended and stand in the way."""
-        return np.array([seen[:3] for _, seen in self._wrecks.values()]).reshape(-1, 3)
+        return np.array([where[:3] for _, where in self._wrecks.values()]).reshape(-1, 3)
 
-    def _actuate(self, crew: list[Crew], actions: np.ndarray) -> None:
+    def _actuate(self, slots: list[int], crew: list[Crew], actions: np.ndarray) -> None:
         """`EnvInputPolicy.act` and `BaseVehicle.before_step`: forces on the wheels, the record of crashes cleared.
 
         What else MetaDrive notes on a vehicle (its last action and position, distances to the road's borders, lines it
         is on, energy) is not kept up to date there: it is in this object's arrays.
         """
-        for one, (steering, throttle) in zip(crew, actions, strict=True):
+        for slot, one, (steering, throttle) in zip(slots, crew, actions, strict=True):
             vehicle, system = one.vehicle, one.system
             vehicle.crash_vehicle = vehicle.crash_object = vehicle.crash_building = vehicle.crash_human = False
             angle = float(steering * one.max_steering)
@@ -304,8 +302,8 @@ class BatchedStep:
                 force, brake = 0.0, float(abs(throttle) * one.brake_force)
             for wheel in range(4):
                 system.applyEngineForce(force, wheel)
-            if self._brakes.get(one.agent) != brake:
-                self._brakes[one.agent] = brake
+            if self._brake[slot] != brake:
+                self._brake[slot] = brake
                 for wheel in range(4):
                     system.setBrake(brake, wheel)
 
@@ -329,85 +327,70 @@ class BatchedStep:
             manager._dying_objects.pop(name)
             self._wrecks.pop(name, None)
 
-    def _read(self, crew: list[Crew]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Poses after the physics.
-
-        Returns:
-            seen (A, BOX.COLUMNS + 3): boxes at the poses that MetaDrive sees, then x, y and heading.
-            boxes (A, BOX.COLUMNS): near the poses that Bullet has, see `kernels.advance_boxes`.
-            velocity (A, 3).
-        """
+    def _read(self, rows: np.ndarray, crew: list[Crew]) -> Poses:
         count = len(crew)
-        half = np.array([one.half for one in crew]).reshape(count, 3)
-        seen, boxes = np.zeros((count, BOX.COLUMNS + 3)), np.zeros((count, BOX.COLUMNS))
+        half = self._half[rows]
+        seen, boxes = np.zeros((count, BOX.COLUMNS)), np.zeros((count, BOX.COLUMNS))
         poses = np.array([(*one.origin.getPos(), *one.origin.getQuat()) for one in crew]).reshape(count, 7)
         degrees = np.array([one.origin.getH() for one in crew])
         linear = np.array([tuple(one.body.getLinearVelocity()) for one in crew]).reshape(count, 3)
         angular = np.array([tuple(one.body.getAngularVelocity()) for one in crew]).reshape(count, 3)
+        theta = _wrap_to_pi(_wrap_to_pi(degrees / 180 * np.pi) + np.pi / 2)
         kernels.pose_boxes(poses, half, seen)
-        seen[:, 16:18] = poses[:, :2]
-        seen[:, 18] = _wrap_to_pi(_wrap_to_pi(degrees / 180 * np.pi) + np.pi / 2)
         kernels.advance_boxes(seen, linear, angular, self._physics_step, boxes)
-        return seen, boxes, linear
+        return Poses(poses[:, :2].copy(), theta, seen, boxes, linear)
 
-    def _observe(
-        self,
-        rows: np.ndarray,
-        crew: list[Crew],
-        actions: np.ndarray,
-        seen: np.ndarray,
-        boxes: np.ndarray,
-        velocity: np.ndarray,
-    ) -> Step:
-        env, tables, rules, count = self._env, self._map, self._rules, len(crew)
-        config, worlds = env.config, env.engine.physics_world
-        position, theta = _place(seen)
-        obs = np.zeros((count, self._toll_at + (2 if rules.toll else 0)))
+    def _observe(self, rows: np.ndarray, crew: list[Crew], actions: np.ndarray, poses: Poses) -> Step:
+        tables, count = self._map, len(crew)
+        obs = np.zeros((count, self._toll_at + (2 if self._rules.toll else 0)))
         out = np.zeros((count, NAV.COLUMNS))
         # Headings and how far they turned as MetaDrive computes them, by Python and NumPy: compiled they differ in the
         # last bit now and then, and the yaw rate, an arc cosine close to 1, shows it.
-        heading = [(math.cos(angle), math.sin(angle)) for angle in theta.tolist()]
+        headings = [(math.cos(angle), math.sin(angle)) for angle in poses.theta.tolist()]
         turned = [
             (h[0] * p[0] + h[1] * p[1]) / (norm(*h) * norm(*p))
-            for h, p in zip(heading, self._last_heading[rows].tolist(), strict=True)
+            for h, p in zip(headings, self._last_heading[rows].tolist(), strict=True)
         ]
-        heading = np.array(heading).reshape(count, 2)
+        heading = np.array(headings).reshape(count, 2)
         self._last_heading[rows] = heading
         before = self._current[rows], self._targets[rows]
-        on_lane = self._localise(rows, position, theta)
-        max_km_h = crew[0].max_km_h if crew else 0.0
-        scale = _scale(tables, max_km_h)
+        on_lane = self._localise(rows, poses)
         kernels.navigate(
-            rows, position, heading, velocity, actions, tables.lanes, tables.road_first, tables.road_lanes,
-            self._routes, self._nodes, self._route_length, self._targets, self._current, self._final,
-            self._last_along, self._travelled, self._last_position, scale, obs, self._layout, out,
+            rows, poses.position, heading, poses.velocity, actions, tables.lanes, tables.road_first, tables.road_lanes,
+            self._routes, self._nodes, self._checkpoints, self._targets, self._current, self._final, self._last_along,
+            self._travelled, self._last_position, self._top_speed, self._scale, obs, self._layout, out,
         )  # fmt: skip
-
         self._tell_navigation(rows, crew, *before)
         obs[:, self._layout[1] + 5] = np.clip(np.arccos(np.clip(turned, 0.0, 1.0)) / 0.1, 0.0, 1.0)
         if self._layout[3] >= 0:
-            self._checkpoints(obs, crew, out)
-        wreck_boxes = [box for box, _ in self._wrecks.values()]
-        solid = np.concatenate([boxes, np.array(wreck_boxes).reshape(-1, BOX.COLUMNS), tables.buildings])
-        none = np.full(count, -1)
-        static = worlds.static_world
-        side, line = CollisionGroup.ContinuousLaneLine, CollisionGroup.BrokenLaneLine
-        walk = CollisionGroup.Sidewalk
-        if self._side[0]:
-            self._cast(obs, 0, self._side, 0.2, position, theta, static, side | walk, tables.solid_boxes, none)
-        if self._lines[0]:
-            mask = side | line | walk
-            self._cast(obs, self._lines_at, self._lines, 0.2, position, theta, static, mask, tables.line_boxes, none)
-        self._look(obs, crew, seen, boxes, solid)
+            self._turn_checkpoints(obs, crew, out)
 
-        white, yellow, sidewalk = self._ground_contacts(crew, seen, boxes)
-        self._body_contacts(crew, boxes, solid)
-        flags = [(v.crash_vehicle, v.crash_object, v.crash_building, v.crash_human) for v in (c.vehicle for c in crew)]
+        wrecks = np.array([box for box, _ in self._wrecks.values()]).reshape(-1, BOX.COLUMNS)
+        solid = np.concatenate([poses.boxes, wrecks, tables.buildings])
+        self._look(obs, crew, poses, solid)
+        return self._judge(rows, crew, poses, solid, on_lane, obs, out)
+
+    def _judge(
+        self,
+        rows: np.ndarray,
+        crew: list[Crew],
+        poses: Poses,
+        solid: np.ndarray,
+        on_lane: np.ndarray,
+        obs: np.ndarray,
+        out: np.ndarray,
+    ) -> Step:
+        """`reward_function`, `done_function`, `cost_function` of the scenes."""
+        tables, rules, config, count = self._map, self._rules, self._env.config, len(crew)
+        worlds, nodes = self._env.engine.physics_world, [one.node for one in crew]
+        vehicles = [one.vehicle for one in crew]
+        white, yellow = bullet.line_contacts(worlds.static_world, nodes, poses.boxes, self._may_end).T
+        out_of_road = bullet.on_sidewalk(self._env.engine, tables, poses, self._half[rows])
+        bullet.note_body_contacts(worlds.dynamic_world, vehicles, nodes, solid)
+        flags = [(v.crash_vehicle, v.crash_object, v.crash_building, v.crash_human) for v in vehicles]
         hit_vehicle, hit_object, hit_building, hit_human = np.array(flags, np.bool_).reshape(count, 4).T
 
-        # reward_function, done_function, cost_function
         self._life_steps[rows] += 1
-        out_of_road = sidewalk.copy()
         if rules.lane:
             out_of_road |= ~on_lane
         if rules.yellow:
@@ -418,18 +401,16 @@ class BatchedStep:
         timed_out = self._life_steps[rows] >= config["horizon"] if config["horizon"] else np.zeros(count, np.bool_)
         road = out[:, NAV.ROAD].astype(np.int64)
         km_h = out[:, NAV.SPEED] * 3.6
+        pace = km_h / self._top_speed[rows]
         sign = np.ones(count)
         if rules.signed:
             sign[(out[:, NAV.ON_ROUTE] == 0) & tables.road_negative[road]] = -1.0
         reward = config["driving_reward"] * (out[:, NAV.PROGRESS] - out[:, NAV.PROGRESS_BEFORE]) * sign
-        speed_part = config["speed_reward"] * (km_h / max_km_h if crew else km_h) * sign
         on_toll = tables.road_kind[road] == TOLL
+        reward += np.where(on_toll & rules.toll, 0.0, config["speed_reward"] * pace * sign)
         if rules.toll:
-            reward = reward + np.where(on_toll, 0.0, speed_part)
             too_fast = on_toll & (out[:, NAV.OVERSPEED] > 0)
-            reward[too_fast] = -config["overspeed_penalty"] * km_h[too_fast] / max_km_h
-        else:
-            reward = reward + speed_part
+            reward[too_fast] = -config["overspeed_penalty"] * km_h[too_fast] / self._top_speed[rows][too_fast]
         for happened, value in (
             (hit_object, -config["crash_object_penalty"]),
             (hit_vehicle, -config["crash_vehicle_penalty"]),
@@ -458,19 +439,19 @@ class BatchedStep:
             timed_out=timed_out,
             success=success,
             crash=crash,
-            position=position,
-            heading=theta,
+            position=poses.position,
+            heading=poses.theta,
             velocity=out[:, NAV.SPEED],
-            route_completion=self._travelled[rows] / np.array([one.route_length_m for one in crew]),
+            route_completion=self._travelled[rows] / self._route_length[rows],
             cost=cost,
             energy=out[:, NAV.ENERGY],
             life_steps=self._life_steps[rows],
             newborn_obs={},
         )
 
-    def _localise(self, rows: np.ndarray, position: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    def _localise(self, rows: np.ndarray, poses: Poses) -> np.ndarray:
         """The current lane of everybody; returns on_lane (A,)."""
-        tables, count = self._map, len(rows)
+        tables, count, position, theta = self._map, len(rows), poses.position, poses.theta
         below = np.zeros((count, len(tables.lanes)), np.int8)
         on_lane, doubtful = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         kernels.lanes_below(position, tables.corners, tables.surfaces, tables.surface_bounds, below)
@@ -496,7 +477,7 @@ class BatchedStep:
                     self._current[row] = lanes[0]
         return on_lane
 
-    def _checkpoints(self, obs: np.ndarray, crew: list[Crew], out: np.ndarray) -> None:
+    def _turn_checkpoints(self, obs: np.ndarray, crew: list[Crew], out: np.ndarray) -> None:
         """The next two checkpoints in the vehicle's frame, turned by Panda3D itself: the same bits, not just digits."""
         world, reach, at = self._env.engine.origin, NodeNetworkNavigation.NAVI_POINT_DIST, self._layout[3]
         turned = []
@@ -523,136 +504,29 @@ class BatchedStep:
                 navigation.next_road = Road(*checkpoints[following : following + 2])
                 navigation.next_ref_lanes = self._graph[checkpoints[following]][checkpoints[following + 1]]
 
-    def _cast(
-        self,
-        obs: np.ndarray,
-        at: int,
-        detector: tuple[int, float],
-        z: float,
-        position: np.ndarray,
-        theta: np.ndarray,
-        world: Any,
-        mask: Any,
-        boxes: np.ndarray,
-        own: np.ndarray,
-        allowed: np.ndarray | None = None,
-        phase: float = np.pi / 2,
-    ) -> np.ndarray:
-        """`DistanceDetector.perceive`: writes the fractions into obs; returns the rays asked (., 2)."""
-        rays, distance = detector
-        obs[:, at : at + rays] = 1.0
-        count = kernels.rays_to_ask(
-            position, theta, z, float(distance), rays, phase, boxes, own,
-            np.ones((0, rays), np.bool_) if allowed is None else allowed, allowed is not None, self._ask,
-        )  # fmt: skip
-        asked = self._ask[:count]
-        # The ends of the rays as MetaDrive computes them, by Python's cosine: along the face of a box, the last bit of
-        # the end can decide whether Bullet's cast hits.
-        turns = (np.arange(0, rays) * (2 * np.pi / rays) + phase).tolist()
-        places, thetas = position.tolist(), theta.tolist()
-        starts = [LPoint3f(x, y, z) for x, y in places]
-        test, cos, sin = world.rayTestClosest, math.cos, math.sin
-        fractions = []
-        for a, ray in asked.tolist():
-            angle, (x, y) = turns[ray] + thetas[a], places[a]
-            end = LPoint3f(distance * cos(angle) + x, distance * sin(angle) + y, z)
-            fractions.append(test(starts[a], end, mask).getHitFraction())
-        obs[asked[:, 0], at + asked[:, 1]] = fractions
-        return asked
+    def _look(self, obs: np.ndarray, crew: list[Crew], poses: Poses, solid: np.ndarray) -> None:
+        """The detectors: lidar, and in some scenes the borders of the road and the lines of the lane."""
+        tables, worlds = self._map, self._env.engine.physics_world
+        border, line = CollisionGroup.ContinuousLaneLine, CollisionGroup.BrokenLaneLine
+        for detector, at, mask, boxes in (
+            (self._side, 0, border | CollisionGroup.Sidewalk, tables.solid_boxes),
+            (self._lines, self._lines_at, border | line | CollisionGroup.Sidewalk, tables.line_boxes),
+        ):
+            if detector[0]:
+                seen = bullet.cast_rays(worlds.static_world, mask, 0.2, detector, np.pi / 2, poses, boxes)
+                obs[:, at : at + detector[0]] = seen
+        nodes, mask = [one.node for one in crew], CollisionGroup.can_be_lidar_detected()
+        allowed = self._lidar_mask(nodes, poses, solid) if self._masked else None
+        seen = bullet.cast_rays(worlds.dynamic_world, mask, 1.2, self._lidar, 0.0, poses, solid, nodes, allowed)
+        obs[:, self._lidar_at : self._lidar_at + self._lidar[0]] = seen
 
-    def _look(self, obs: np.ndarray, crew: list[Crew], seen: np.ndarray, boxes: np.ndarray, solid: np.ndarray) -> None:
-        """`Lidar.perceive`."""
-        count = len(crew)
-        world, mask, z = self._env.engine.physics_world.dynamic_world, CollisionGroup.can_be_lidar_detected(), 1.2
-        (position, theta), own = _place(seen), np.arange(count)
-        allowed = self._lidar_mask(crew, seen, solid) if self._masked else None
-        self._cast(obs, self._lidar_at, self._lidar, z, position, theta, world, mask, solid, own, allowed, phase=0.0)
-        # A ray passes its own vehicle because it starts inside of it. Where that is not sure, leave it out by hand.
-        outside = np.zeros(count, np.bool_)
-        kernels.outside_own_box(position, z, boxes, 0.08, outside)
-        rays, distance = self._lidar
-        for a in np.nonzero(outside)[0]:
-            start = LPoint3f(*position[a], z)
-            for ray in range(rays):
-                if allowed is not None and not allowed[a, ray]:
-                    continue
-                angle = float(ray * (2 * np.pi / rays) + 0.0 + theta[a])
-                end = LPoint3f(
-                    distance * math.cos(angle) + position[a, 0], distance * math.sin(angle) + position[a, 1], z
-                )
-                hits = world.rayTestAll(start, end, mask).getHits()
-                others = [hit.getHitFraction() for hit in hits if hit.getNode() != crew[a].node]
-                obs[a, self._lidar_at + ray] = min(others, default=1.0)
-
-    def _lidar_mask(self, crew: list[Crew], seen: np.ndarray, solid: np.ndarray) -> np.ndarray:
-        """`Lidar._get_lidar_mask`: allowed (A, rays)."""
-        count, (rays, distance) = len(crew), self._lidar
-        (position, theta), own = _place(seen), np.arange(count)
-        mine = np.array([(s[16], s[17], 2 * c.half[1], 2 * c.half[0]) for s, c in zip(seen, crew, strict=True)])
-        wrecks = np.array([(s[0], s[1], s[3], s[4]) for _, s in self._wrecks.values()])
-        objects = np.concatenate([mine.reshape(-1, 4), wrecks.reshape(-1, 4), self._map.building_mask])
-        near, doubtful = np.zeros((count, len(objects)), np.bool_), np.zeros(count, np.bool_)
-        kernels.near_circle(position, float(int(distance)), solid, own, near, doubtful)
-        for a in np.nonzero(doubtful)[0]:
-            near[a] = self._found_by_bullet(position[a], crew, int(distance))
-        allowed = np.zeros((count, rays), np.bool_)
-        kernels.lidar_mask(position, theta, float(distance), rays, objects, own, near, allowed)
-        return allowed
-
-    def _found_by_bullet(self, position: np.ndarray, crew: list[Crew], radius: int) -> np.ndarray:
-        """Which of the crew, the wrecks and the buildings `Lidar.get_surrounding_objects` finds."""
-        engine = self._env.engine
-        detector = engine.get_sensor("lidar").get_broad_phase_detector(radius)
-        detector.setPos(LPoint3f(*position, 0.0))
-        found = set()
-        for contact in engine.physics_world.dynamic_world.contactTest(detector.node(), True).getContacts():
-            found |= {contact.getNode0(), contact.getNode1()}
-        wrecks = [wreck[0].chassis.node() for wreck in self._env.agent_manager._dying_objects.values()]
-        nodes = [*(one.node for one in crew), *wrecks, *self._building_nodes]
-        return np.array([node in found for node in nodes])
-
-    def _ground_contacts(
-        self, crew: list[Crew], seen: np.ndarray, boxes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`_state_check`, the part about lines and sidewalks: on white, on yellow, on a sidewalk, each (A,)."""
-        count, engine = len(crew), self._env.engine
-        white, yellow, sidewalk = (np.zeros(count, np.bool_) for _ in range(3))
-        near = np.zeros(count, np.bool_)
-        kernels.may_touch(boxes, self._may_end, False, TOUCH, near)
-        for a in np.nonzero(near)[0]:
-            for contact in engine.physics_world.static_world.contactTest(crew[a].node, True).getContacts():
-                names = contact.getNode0().getName(), contact.getNode1().getName()
-                white[a] |= MetaDriveType.LINE_SOLID_SINGLE_WHITE in names
-                yellow[a] |= MetaDriveType.LINE_SOLID_SINGLE_YELLOW in names
-        tables = self._map
-        kernels.may_touch_sidewalk(seen, tables.walls, tables.sidewalks, tables.sidewalk_bounds, SIDEWALK_TOUCH, near)
-        for a in np.nonzero(near)[0]:
-            vehicle = crew[a].vehicle
-            hit = rect_region_detection(
-                engine,
-                tuple(seen[a, 16:18]),
-                np.rad2deg(seen[a, 18]),
-                vehicle.LENGTH,
-                vehicle.WIDTH,
-                CollisionGroup.Sidewalk,
-                in_static_world=False,
-            )
-            sidewalk[a] = hit.hasHit() and hit.getNode().getName() in _EDGES
-        return white, yellow, sidewalk
-
-    def _body_contacts(self, crew: list[Crew], boxes: np.ndarray, solid: np.ndarray) -> None:
-        """`_state_check`, the part about bodies: completes what Bullet's own callback has noted on the vehicles."""
-        near = np.zeros(len(crew), np.bool_)
-        kernels.may_touch(boxes, solid, True, TOUCH, near)
-        for a in np.nonzero(near)[0]:
-            vehicle = crew[a].vehicle
-            for contact in self._env.engine.physics_world.dynamic_world.contactTest(crew[a].node, True).getContacts():
-                first, second = contact.getNode0(), contact.getNode1()
-                name = (first if second.getName() == MetaDriveType.VEHICLE else second).getName()
-                if name == MetaDriveType.VEHICLE:
-                    vehicle.crash_vehicle = True
-                elif name == MetaDriveType.BUILDING:
-                    vehicle.crash_building = True
+    def _lidar_mask(self, nodes: list[Any], poses: Poses, solid: np.ndarray) -> np.ndarray:
+        standing = self._env.agent_manager._dying_objects.values()
+        wrecks = np.array([where for _, where in self._wrecks.values()]).reshape(-1, 5)[:, [0, 1, 3, 4]]
+        size = 2 * solid[: len(nodes), [13, 12]]  # length and width
+        objects = np.concatenate([np.hstack([poses.position, size]), wrecks, self._map.building_mask])
+        nodes = [*nodes, *(wreck[0].chassis.node() for wreck in standing), *self._building_nodes]
+        return bullet.lidar_mask(self._env.engine, self._lidar, poses, solid, objects, nodes)
 
     def _toll_counter(self, obs: np.ndarray, crew: list[Crew], on_toll: np.ndarray) -> None:
         """`TollGateObservation.observe`: on the toll road; has stayed long enough by the counter it was given."""
@@ -677,7 +551,7 @@ class BatchedStep:
                 self._toll[slot, 2] = step
         self._toll[slot, 0] = kind
 
-    def _finish(self, rows: np.ndarray, crew: list[Crew], step: Step, seen: np.ndarray, boxes: np.ndarray) -> None:
+    def _finish(self, rows: np.ndarray, crew: list[Crew], step: Step, poses: Poses) -> None:
         """`_after_vehicle_done`: who has arrived goes, who has ended otherwise stays as a wreck."""
         manager, spawns = self._env.agent_manager, self._env.engine.spawn_manager
         parking = isinstance(self._env, MultiAgentParkingLotEnv)
@@ -692,10 +566,10 @@ class BatchedStep:
             for kept in (manager.observations, manager.observation_spaces, manager.action_spaces):
                 kept.pop(name, None)
             del self._crew[int(rows[a])]
-            self._brakes.pop(one.agent, None)
             if name in manager._dying_objects:
-                where = np.array([*seen[a, 16:19], 2 * one.half[1], 2 * one.half[0]])
-                self._wrecks[name] = boxes[a].copy(), where
+                half_width, half_length, _ = self._half[rows[a]]
+                where = np.array([*poses.position[a], poses.theta[a], 2 * half_length, 2 * half_width])
+                self._wrecks[name] = poses.boxes[a].copy(), where
 
 
 @functools.cache
@@ -710,34 +584,23 @@ def _compile() -> None:
         raise NotCovered(f"this machine: its kernels do not compile here ({error})") from error
 
 
-_EDGES = (MetaDriveType.BOUNDARY_LINE, MetaDriveType.BOUNDARY_SIDEWALK, MetaDriveType.GUARDRAIL)
-
-
-def _place(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position (A, 2) and heading (A,) as arrays of their own: kernels are compiled for one layout."""
-    return seen[:, 16:18].copy(), seen[:, 18].copy()
-
-
 def _wrap_to_pi(angle: np.ndarray) -> np.ndarray:
     angle = angle % (2 * np.pi)
     return angle - 2 * np.pi * (angle > np.pi)
 
 
-def _scale(tables: MapTables, max_km_h: float) -> np.ndarray:
-    from metadrive.component.pg_space import BlockParameterSpace, Parameter
-
+def _scale(tables: MapTables) -> np.ndarray:
+    """What observations are divided by, see `kernels.navigate`."""
     curve: Any = BlockParameterSpace.CURVE
-    navigation = NodeNetworkNavigation
     return np.array(
         [
             tables.width_scale,
             tables.max_lane_width,
             curve[Parameter.radius].max,
             curve[Parameter.angle].max,
-            navigation.NAVI_POINT_DIST,
-            navigation.PRE_NOTIFY_DIST,
+            NodeNetworkNavigation.NAVI_POINT_DIST,
+            NodeNetworkNavigation.PRE_NOTIFY_DIST,
             StaticDefaultVehicle.MAX_STEERING,
-            max_km_h,
         ],
         float,
     )
