@@ -19,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _note(path: Path, key: str, sentence: str) -> None:
-    from copo_algos.evaluate import hardware
-    from copo_algos.run_folder import versions
+    from benchmarks.origin import origin  # brings torch, which the workers must not carry
 
     known = json.loads(path.read_text()) if path.exists() else {}
-    known[key] = {
-        "verdict": sentence,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "hardware": hardware(),
-        "versions": versions(),
-    }
+    known[key] = {"verdict": sentence, **origin(["python", "-m", "benchmarks.endurance", *sys.argv[1:]])}
     path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 

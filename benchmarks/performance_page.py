@@ -13,7 +13,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 def speed_table(folder: Path = RESULTS / "step_speed") -> str:
     """Markdown of step_speed.csv, with where and when it was measured."""
     rows = _rows(folder / "step_speed.csv")
-    origin = json.loads((folder / "provenance.json").read_text())
+    origin = json.loads((folder / "step_speed.json").read_text())
     lines = [
         "| scene | vehicles | MetaDrive, µs | batched, µs | ratio (quartiles) | physics and actions alone | shares |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
@@ -25,7 +25,6 @@ def speed_table(folder: Path = RESULTS / "step_speed") -> str:
             f"**{float(row['ratio']):.1f}** ({row['ratio_quartile_1']} to {row['ratio_quartile_3']}) | "
             f"{row['ratio_of_physics_and_actions_alone']} | {', '.join(shares)} |"
         )
-    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items() if name != "copo")
     lines.append("")
     lines.append(
         "Time per step of one vehicle, medians over blocks; the ratio is that of the medians, its quartiles are over "
@@ -33,15 +32,15 @@ def speed_table(folder: Path = RESULTS / "step_speed") -> str:
         '"Physics and actions alone": the ratio if nothing else took any time, what is left to win. Shares of the '
         "batched step from 5 % on. Twice the default number of vehicles where the scene has places for them. In "
         "parking_lot MetaDrive's own class stalls (every respawned vehicle lands on another), so the populations "
-        f"differ there. {origin['hardware']}; {versions}; {origin['date']}; seed {origin['seed']}."
+        f"differ there. Seed {origin['seed']}; {_origin(folder / 'step_speed.json')}."
     )
     return "\n".join(lines)
 
 
-def equality_table(path: Path = RESULTS / "step_equality.csv") -> str:
+def equality_table(folder: Path = RESULTS / "step_equality") -> str:
     """Markdown of step_equality.csv, the seeds of a scene and geometry together."""
     groups: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for row in _rows(path):
+    for row in _rows(folder / "step_equality.csv"):
         groups.setdefault((row["scene"], row["geometry"]), []).append(row)
     lines = [
         "| scene | roads | seeds | steps | endings (arrivals) | observation cells | apart by more than 1e-5 | "
@@ -57,6 +56,8 @@ def equality_table(path: Path = RESULTS / "step_equality.csv") -> str:
             f"| {scene} | {geometry} | {len(rows)} | {total['steps']:,} | {total['endings']} ({total['arrivals']}) | "
             f"{total['cells']:,} | {apart} | {largest[0]:.2g}, {largest[1]:.2g} | {', '.join(parted) or 'never'} |"
         )
+    lines.append("")
+    lines.append(f"{_origin(folder / 'step_equality.json')}.")
     return "\n".join(lines)
 
 
@@ -70,6 +71,12 @@ def fill(page: str) -> str:
         _, _, tail = rest.partition(end)
         page = f"{head}{begin}\n{table}\n{end}{tail}"
     return page
+
+
+def _origin(path: Path) -> str:
+    about = json.loads(path.read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if name != "copo")
+    return f"{about['hardware']}; {versions}; {about['date']}"
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -12,18 +12,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from benchmarks.origin import ROOT, origin
 from benchmarks.suite import CONFIG, EVALUATIONS, METRICS, PROVENANCE, Cell, cells, env_steps_done, is_complete
 from copo_algos.errors import UserError
-from copo_algos.evaluate import EPISODES, LIVES, SUMMARY, hardware
+from copo_algos.evaluate import EPISODES, LIVES, SUMMARY
 from copo_algos.policy import last_checkpoint, steps_of
-from copo_algos.run_folder import versions
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -119,13 +116,7 @@ def collect(config: RunConfig, cell: Cell) -> None:
 def provenance(config: RunConfig, cell: Cell) -> dict[str, Any]:
     """What a result depends on besides its settings."""
     command = [word for word in train_command(config, cell) if word != "--resume"]
-    return {
-        "command": shlex.join(["copo", *command]),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "commit": commit_of_checkout(),
-        "hardware": hardware(),
-        "versions": versions(),
-    }
+    return origin(["copo", *command])
 
 
 def _train(config: RunConfig, cell: Cell) -> bool:
@@ -197,19 +188,6 @@ def _terminate_is_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def commit_of_checkout() -> str | None:
-    """Commit of this checkout, with "+changes" where tracked files differ from it; None outside of git."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return f"{commit}+changes" if _git("status", "--porcelain", "--untracked-files=no") else commit
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -7,14 +7,14 @@ scripted driver. After every step all that a step says is compared, every cell o
 from __future__ import annotations
 
 import argparse
-import csv
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.lane_follower import LaneFollower
+from benchmarks.origin import write_measurement
 from copo_envs.process import ProcessSimulator
 from copo_envs.scenes import SCENES, scene_options
 from copo_envs.simulator import MetaDriveSimulator
@@ -26,7 +26,7 @@ NUMBERS = (
     "reward", "velocity", "route_completion", "cost", "energy", "position", "heading", "acted_position",
     "acted_heading",
 )  # fmt: skip
-OBSERVATIONS = {"obs": 1e-5, "final_obs": 1e-5}
+APART = 1e-5  # in an observation
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Comparison:
     largest_number: float = 0.0
     """Of rewards, poses and what the infos hold."""
     parted_at: int = -1
-    """First step at which the two tell of different lives or endings; -1: never."""
+    """First step at which the two tell of different lives, endings or wrecks; -1: never."""
 
 
 def compare(scene: str, steps: int, seed: int, bias: float = 0.1, **options: Any) -> Comparison:
@@ -73,6 +73,8 @@ def compare(scene: str, steps: int, seed: int, bias: float = 0.1, **options: Any
             there = stock.batch
             found.steps += 1
             _compare(found, here, there)
+            if not np.array_equal(fast.wrecks(), stock.wrecks()):
+                found.parted_at = found.steps
     finally:
         fast.close()
         stock.close()
@@ -93,7 +95,7 @@ def _compare(found: Comparison, here: StepBatch, there: StepBatch) -> None:
     for name, rows in (("obs", there.active), ("final_obs", ended)):
         apart = np.abs(getattr(here, name).astype(float) - getattr(there, name))[rows]
         found.cells += apart.size
-        found.cells_apart += int((apart > OBSERVATIONS[name]).sum())
+        found.cells_apart += int((apart > APART).sum())
         found.largest_obs = max(found.largest_obs, float(apart.max(initial=0.0)))
 
 
@@ -102,25 +104,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_equality", description=__doc__)
     scenes = [name for name, scene in SCENES.items() if scene.metadrive_class]
     parser.add_argument("--scenes", nargs="+", choices=scenes, default=scenes)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=700, help="env steps per scene and seed")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each scene, from 0 on")
+    parser.add_argument("--endings", type=int, default=200, help="add seeds until so many lives have ended in a scene")
+    parser.add_argument("--steps", type=int, default=700, help="env steps per seed")
     parser.add_argument("--bias", type=float, default=1.0, help="how badly the vehicles are driven: lives must end")
     parser.add_argument("--geometry", choices=("published", "metadrive"), default="published")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step_equality.csv"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step_equality"))
     args = parser.parse_args()
-    names = [field.name for field in fields(Comparison)]
-    new = not args.out.exists()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("a", newline="") as file:
-        table = csv.DictWriter(file, names)
-        if new:
-            table.writeheader()
-        for scene in args.scenes:
-            for seed in args.seeds:
-                found = compare(scene, args.steps, seed, args.bias, geometry=args.geometry)
-                table.writerow(asdict(found))
-                file.flush()
-                print(found)
+    rows: list[dict[str, Any]] = []
+    for scene in args.scenes:
+        endings = seed = 0
+        while seed < args.seeds or endings < args.endings:
+            found = compare(scene, args.steps, seed, args.bias, geometry=args.geometry)
+            print(found, flush=True)
+            rows.append(asdict(found))
+            endings += found.endings
+            seed += 1
+    write_measurement(args.out, "step_equality", rows, bias=args.bias)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,9 @@ is the ratio of the medians, over the blocks, of the time per step of one vehicl
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import platform
 import time
 from collections import defaultdict
-from datetime import date
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.origin import write_measurement
 from copo_envs.scenes import SCENES, get_scene
 
 SCENE_NAMES = [name for name, scene in SCENES.items() if scene.metadrive_class]
@@ -222,9 +220,6 @@ def main() -> None:
     parser.add_argument("--default-size-only", action="store_true", help="leave out twice the vehicles")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step_speed"))
     args = parser.parse_args()
-    from copo_algos.evaluate import hardware
-    from copo_algos.run_folder import versions
-
     rows = []
     for scene in args.scenes:
         spec = get_scene(scene)
@@ -234,22 +229,8 @@ def main() -> None:
         for size in sizes:
             rows.append(measure(scene, size, args.blocks, args.steps, args.seed))
             print(rows[-1], flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with (args.out / "step_speed.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    provenance = {
-        "command": "python -m benchmarks.step_speed",
-        "date": date.today().isoformat(),
-        "hardware": hardware(),
-        "python": platform.python_version(),
-        "versions": versions(),
-        "blocks": args.blocks,
-        "steps_per_block": args.steps,
-        "seed": args.seed,
-    }
-    (args.out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    settings = {"blocks": args.blocks, "steps_per_block": args.steps, "seed": args.seed}
+    write_measurement(args.out, "step_speed", rows, **settings)
 
 
 if __name__ == "__main__":

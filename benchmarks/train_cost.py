@@ -8,26 +8,20 @@ out. The machine should have nothing else to do: cores that are shared make CPU 
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
 
-from benchmarks.run import commit_of_checkout
+from benchmarks.origin import write_measurement
 from copo_algos.algorithms import ALGORITHMS
 from copo_algos.config import PresetName, check, preset, with_values
 from copo_algos.errors import UserError
-from copo_algos.evaluate import hardware
-from copo_algos.run_folder import versions
 from copo_algos.train import LEARNING_THREADS, Trainer
 
 PHASES: tuple[str, ...] = ("simulate", "infer", "learn", "meta")
@@ -110,20 +104,7 @@ def main(config: CostConfig) -> None:
             rows.append(row)
             cpu, wall = row["cpu_s_per_1000_env_steps"], row["wall_s_per_1000_env_steps"]
             print(f"{algorithm:20} {row['phase']:10} {cpu:>9} CPU s  {wall:>9} s  per 1,000 env steps", flush=True)
-    config.output.mkdir(parents=True, exist_ok=True)
-    with (config.output / "train_cost.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    provenance = {
-        "command": shlex.join(["python", "-m", "benchmarks.train_cost", *sys.argv[1:]]),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "commit": commit_of_checkout(),
-        "hardware": hardware(),
-        "load_average": os.getloadavg(),
-        "versions": versions(),
-    }
-    (config.output / "train_cost.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    write_measurement(config.output, "train_cost", rows)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ be one, a position on the border of a lane) is asked of Bullet itself (`copo_env
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import logging
 import math
 import os
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -574,14 +576,19 @@ class BatchedStep:
 
 @functools.cache
 def _compile() -> None:
-    """Once per process; from numba's cache but for the first time."""
+    """Load the kernels from numba's cache, once per process; the first process of an installation compiles them.
+
+    Workers start together, so they take turns: the first compiles, and the others find its work.
+    """
     cache = Path(os.environ.get("NUMBA_CACHE_DIR", Path(kernels.__file__).parent))
-    if not any(cache.rglob("kernels.*.nbi")):
-        _log.warning("compiling the kernels of the batched step, once for this installation: about half a minute")
-    try:
-        kernels.warm_up()
-    except Exception as error:
-        raise NotCovered(f"this machine: its kernels do not compile here ({error})") from error
+    with (Path(tempfile.gettempdir()) / f"copo_envs-{os.getuid()}.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not any(cache.rglob("kernels.*.nbi")):
+            _log.warning("compiling the kernels of the batched step, once for this installation: about half a minute")
+        try:
+            kernels.warm_up()
+        except Exception as error:
+            raise NotCovered(f"this machine: its kernels do not compile here ({error})") from error
 
 
 def _wrap_to_pi(angle: np.ndarray) -> np.ndarray:

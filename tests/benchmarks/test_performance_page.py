@@ -16,9 +16,14 @@ def test_the_page_shows_the_committed_measurements() -> None:
 def test_every_scene_was_measured_and_compared() -> None:
     wanted = {name for name, scene in SCENES.items() if scene.metadrive_class}
     speed = performance_page._rows(performance_page.RESULTS / "step_speed" / "step_speed.csv")
-    equality = performance_page._rows(performance_page.RESULTS / "step_equality.csv")
+    equality = performance_page._rows(performance_page.RESULTS / "step_equality" / "step_equality.csv")
     assert {row["scene"] for row in speed} == wanted
-    assert {row["scene"] for row in equality if row["geometry"] == "published"} == wanted
+    for scene in wanted:
+        seeds = [row for row in equality if (row["scene"], row["geometry"]) == (scene, "published")]
+        assert len(seeds) >= 3
+        assert sum(int(row["steps"]) for row in seeds) >= 2000
+        assert sum(int(row["endings"]) for row in seeds) >= 200
+        assert all((row["cells_apart"], row["parted_at"]) == ("0", "-1") for row in seeds)
 
 
 def test_the_neighbour_rules_table_shows_the_committed_runs() -> None:
