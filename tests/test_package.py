@@ -22,6 +22,7 @@ MAY_NOT_IMPORT = {
 METADRIVE_ROOMS = {
     "copo_envs/simulator.py",
     "copo_envs/metadrive_fixes.py",
+    "copo_envs/fast/bullet.py",
     "copo_envs/fast/step.py",
     "copo_envs/fast/tables.py",
 }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,6 +130,22 @@ def test_nothing_is_kept_of_vehicles_that_are_gone(closing: Callable[[MetaDriveS
     assert manager.next_agent_count > 24
     for kept in (manager.observations, manager.observation_spaces, manager.action_spaces):
         assert len(kept) <= 8
+
+
+def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
+    code = (
+        "import os, time\nfrom pathlib import Path\nfrom copo_envs.fast import kernels, step\n"
+        "def compile():\n    time.sleep(1)\n    Path(os.environ['NUMBA_CACHE_DIR'], 'kernels.some.nbi').touch()\n"
+        "kernels.warm_up = compile\nstep._compile()\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    together = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = "".join(process.communicate()[1] for process in together)
+    assert [process.returncode for process in together] == [0, 0]
+    assert said.count("compiling the kernels") == 1
 
 
 def test_stock_can_be_asked_for(closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]) -> None:
