@@ -89,8 +89,8 @@ class Rules(NamedTuple):
     """Toll booths: too fast on the toll road is punished, too short a stay ends a life."""
 
 
-class Crew(NamedTuple):
-    """A vehicle and the handles of it that a step needs."""
+class Handles(NamedTuple):
+    """Of a vehicle, what a step needs: MetaDrive's and Panda3D's objects, and its limits."""
 
     agent: str
     vehicle: Any
@@ -177,7 +177,7 @@ class BatchedStep:
         self._span, self._repeat, self._physics_step = float(np.float32(repeat) * np.float32(step)), repeat, step
 
         self._map: MapTables
-        self._crew: dict[int, Crew] = {}
+        self._handles: dict[int, Handles] = {}
         self._wrecks: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # box, (x, y, heading, length, width) as seen
 
         def numbers(*shape: int) -> np.ndarray:
@@ -198,7 +198,7 @@ class BatchedStep:
 
     def forget(self) -> None:
         """Let go of the vehicles, which the next reset takes apart."""
-        self._crew.clear()
+        self._handles.clear()
         self._wrecks.clear()
 
     def begin(self, key: Any) -> None:
@@ -242,7 +242,7 @@ class BatchedStep:
         config = vehicle.config
         self._half[slot] = vehicle.WIDTH / 2, vehicle.LENGTH / 2, vehicle.HEIGHT / 2
         self._top_speed[slot], self._brake[slot] = config["max_speed_km_h"], np.nan
-        self._crew[slot] = Crew(
+        self._handles[slot] = Handles(
             agent,
             vehicle,
             vehicle.origin,
@@ -262,16 +262,16 @@ class BatchedStep:
         """One env step. moves (N, 2) float32 in [-1, 1]; slots: of those who act, in MetaDrive's order."""
         env, engine = self._env, self._env.engine
         engine.episode_step += 1
-        crew = [self._crew[slot] for slot in slots]
+        acting = [self._handles[slot] for slot in slots]
         rows = np.array(slots, np.int64)
         actions = moves[rows]
-        self._actuate(slots, crew, actions)
+        self._actuate(slots, acting, actions)
         self._remove_wrecks()
         engine.spawn_manager.step()
         self._advance()
-        poses = self._read(rows, crew)
-        step = self._observe(rows, crew, actions.astype(float), poses)
-        self._finish(rows, crew, step, poses)
+        poses = self._read(rows, acting)
+        step = self._observe(rows, acting, actions.astype(float), poses)
+        self._finish(rows, acting, step, poses)
         if env.config["horizon"] and engine.episode_step >= env.config["horizon"]:
             env.agent_manager.set_allow_respawn(False)
         step.newborn_obs = self._respawn()
@@ -281,13 +281,13 @@ class BatchedStep:
         """(W, 3): x, y, heading of the vehicles that ended and stand in the way."""
         return np.array([where[:3] for _, where in self._wrecks.values()]).reshape(-1, 3)
 
-    def _actuate(self, slots: list[int], crew: list[Crew], actions: np.ndarray) -> None:
+    def _actuate(self, slots: list[int], acting: list[Handles], actions: np.ndarray) -> None:
         """`EnvInputPolicy.act` and `BaseVehicle.before_step`: forces on the wheels, the record of crashes cleared.
 
         What else MetaDrive notes on a vehicle (its last action and position, distances to the road's borders, lines it
         is on, energy) is not kept up to date there: it is in this object's arrays.
         """
-        for slot, one, (steering, throttle) in zip(slots, crew, actions, strict=True):
+        for slot, one, (steering, throttle) in zip(slots, acting, actions, strict=True):
             vehicle, system = one.vehicle, one.system
             vehicle.crash_vehicle = vehicle.crash_object = vehicle.crash_building = vehicle.crash_human = False
             angle = float(steering * one.max_steering)
@@ -329,21 +329,21 @@ class BatchedStep:
             manager._dying_objects.pop(name)
             self._wrecks.pop(name, None)
 
-    def _read(self, rows: np.ndarray, crew: list[Crew]) -> Poses:
-        count = len(crew)
+    def _read(self, rows: np.ndarray, acting: list[Handles]) -> Poses:
+        count = len(acting)
         half = self._half[rows]
         seen, boxes = np.zeros((count, BOX.COLUMNS)), np.zeros((count, BOX.COLUMNS))
-        poses = np.array([(*one.origin.getPos(), *one.origin.getQuat()) for one in crew]).reshape(count, 7)
-        degrees = np.array([one.origin.getH() for one in crew])
-        linear = np.array([tuple(one.body.getLinearVelocity()) for one in crew]).reshape(count, 3)
-        angular = np.array([tuple(one.body.getAngularVelocity()) for one in crew]).reshape(count, 3)
+        poses = np.array([(*one.origin.getPos(), *one.origin.getQuat()) for one in acting]).reshape(count, 7)
+        degrees = np.array([one.origin.getH() for one in acting])
+        linear = np.array([tuple(one.body.getLinearVelocity()) for one in acting]).reshape(count, 3)
+        angular = np.array([tuple(one.body.getAngularVelocity()) for one in acting]).reshape(count, 3)
         theta = _wrap_to_pi(_wrap_to_pi(degrees / 180 * np.pi) + np.pi / 2)
         kernels.pose_boxes(poses, half, seen)
         kernels.advance_boxes(seen, linear, angular, self._physics_step, boxes)
         return Poses(poses[:, :2].copy(), theta, seen, boxes, linear)
 
-    def _observe(self, rows: np.ndarray, crew: list[Crew], actions: np.ndarray, poses: Poses) -> Step:
-        tables, count = self._map, len(crew)
+    def _observe(self, rows: np.ndarray, acting: list[Handles], actions: np.ndarray, poses: Poses) -> Step:
+        tables, count = self._map, len(acting)
         obs = np.zeros((count, self._toll_at + (2 if self._rules.toll else 0)))
         out = np.zeros((count, NAV.COLUMNS))
         # Headings and how far they turned as MetaDrive computes them, by Python and NumPy: compiled they differ in the
@@ -362,20 +362,20 @@ class BatchedStep:
             self._routes, self._nodes, self._checkpoints, self._targets, self._current, self._final, self._last_along,
             self._travelled, self._last_position, self._top_speed, self._scale, obs, self._layout, out,
         )  # fmt: skip
-        self._tell_navigation(rows, crew, *before)
+        self._tell_navigation(rows, acting, *before)
         obs[:, self._layout[1] + 5] = np.clip(np.arccos(np.clip(turned, 0.0, 1.0)) / 0.1, 0.0, 1.0)
         if self._layout[3] >= 0:
-            self._turn_checkpoints(obs, crew, out)
+            self._turn_checkpoints(obs, acting, out)
 
         wrecks = np.array([box for box, _ in self._wrecks.values()]).reshape(-1, BOX.COLUMNS)
         solid = np.concatenate([poses.boxes, wrecks, tables.buildings])
-        self._look(obs, crew, poses, solid)
-        return self._judge(rows, crew, poses, solid, on_lane, obs, out)
+        self._look(obs, acting, poses, solid)
+        return self._judge(rows, acting, poses, solid, on_lane, obs, out)
 
     def _judge(
         self,
         rows: np.ndarray,
-        crew: list[Crew],
+        acting: list[Handles],
         poses: Poses,
         solid: np.ndarray,
         on_lane: np.ndarray,
@@ -383,9 +383,9 @@ class BatchedStep:
         out: np.ndarray,
     ) -> Step:
         """`reward_function`, `done_function`, `cost_function` of the scenes."""
-        tables, rules, config, count = self._map, self._rules, self._env.config, len(crew)
-        worlds, nodes = self._env.engine.physics_world, [one.node for one in crew]
-        vehicles = [one.vehicle for one in crew]
+        tables, rules, config, count = self._map, self._rules, self._env.config, len(acting)
+        worlds, nodes = self._env.engine.physics_world, [one.node for one in acting]
+        vehicles = [one.vehicle for one in acting]
         white, yellow = bullet.line_contacts(worlds.static_world, nodes, poses.boxes, self._may_end).T
         out_of_road = bullet.on_sidewalk(self._env.engine, tables, poses, self._half[rows])
         bullet.note_body_contacts(worlds.dynamic_world, vehicles, nodes, solid)
@@ -431,7 +431,7 @@ class BatchedStep:
             passed = (self._toll[rows, 1] > 0) & (self._toll[rows, 2] > 0)
             stay = self._toll[rows, 2] - self._toll[rows, 1]
             terminated |= passed & (stay < config["vehicle_config"]["min_pass_steps"]) & ~timed_out
-            self._toll_counter(obs, crew, on_toll)
+            self._toll_counter(obs, acting, on_toll)
             for slot in rows:
                 self._record_toll(slot)
         return Step(
@@ -479,23 +479,23 @@ class BatchedStep:
                     self._current[row] = lanes[0]
         return on_lane
 
-    def _turn_checkpoints(self, obs: np.ndarray, crew: list[Crew], out: np.ndarray) -> None:
+    def _turn_checkpoints(self, obs: np.ndarray, acting: list[Handles], out: np.ndarray) -> None:
         """The next two checkpoints in the vehicle's frame, turned by Panda3D itself: the same bits, not just digits."""
         world, reach, at = self._env.engine.origin, NodeNetworkNavigation.NAVI_POINT_DIST, self._layout[3]
         turned = []
-        for one, (x0, y0, x1, y1) in zip(crew, out[:, NAV.CHECKPOINTS].tolist(), strict=True):
+        for one, (x0, y0, x1, y1) in zip(acting, out[:, NAV.CHECKPOINTS].tolist(), strict=True):
             first = one.origin.getRelativeVector(world, LVector3f(x0, y0, 0))
             second = one.origin.getRelativeVector(world, LVector3f(x1, y1, 0))
             turned.append((first[1], -first[0], second[1], -second[0]))
         ahead_aside = np.clip((np.array(turned).reshape(-1, 4) / reach + 1) / 2, 0.0, 1.0)
         obs[:, [at, at + 1, at + 5, at + 6]] = ahead_aside
 
-    def _tell_navigation(self, rows: np.ndarray, crew: list[Crew], lanes: np.ndarray, targets: np.ndarray) -> None:
+    def _tell_navigation(self, rows: np.ndarray, acting: list[Handles], lanes: np.ndarray, targets: np.ndarray) -> None:
         """Keep MetaDrive's own navigation up to date, for rule-based drivers: it changes every few seconds."""
         for a in np.nonzero(self._current[rows] != lanes)[0]:
-            crew[a].vehicle.navigation._current_lane = self._lane_objects[self._current[rows[a]]]
+            acting[a].vehicle.navigation._current_lane = self._lane_objects[self._current[rows[a]]]
         for a in np.nonzero((self._targets[rows] != targets).any(axis=1))[0]:
-            navigation = crew[a].vehicle.navigation
+            navigation = acting[a].vehicle.navigation
             here, following = (int(k) for k in self._targets[rows[a]])
             checkpoints = navigation.checkpoints
             navigation._target_checkpoints_index = [here, following]
@@ -506,7 +506,7 @@ class BatchedStep:
                 navigation.next_road = Road(*checkpoints[following : following + 2])
                 navigation.next_ref_lanes = self._graph[checkpoints[following]][checkpoints[following + 1]]
 
-    def _look(self, obs: np.ndarray, crew: list[Crew], poses: Poses, solid: np.ndarray) -> None:
+    def _look(self, obs: np.ndarray, acting: list[Handles], poses: Poses, solid: np.ndarray) -> None:
         """The detectors: lidar, and in some scenes the borders of the road and the lines of the lane."""
         tables, worlds = self._map, self._env.engine.physics_world
         border, line = CollisionGroup.ContinuousLaneLine, CollisionGroup.BrokenLaneLine
@@ -517,7 +517,7 @@ class BatchedStep:
             if detector[0]:
                 seen = bullet.cast_rays(worlds.static_world, mask, 0.2, detector, np.pi / 2, poses, boxes)
                 obs[:, at : at + detector[0]] = seen
-        nodes, mask = [one.node for one in crew], CollisionGroup.can_be_lidar_detected()
+        nodes, mask = [one.node for one in acting], CollisionGroup.can_be_lidar_detected()
         allowed = self._lidar_mask(nodes, poses, solid) if self._masked else None
         seen = bullet.cast_rays(worlds.dynamic_world, mask, 1.2, self._lidar, 0.0, poses, solid, nodes, allowed)
         obs[:, self._lidar_at : self._lidar_at + self._lidar[0]] = seen
@@ -530,12 +530,12 @@ class BatchedStep:
         nodes = [*nodes, *(wreck[0].chassis.node() for wreck in standing), *self._building_nodes]
         return bullet.lidar_mask(self._env.engine, self._lidar, poses, solid, objects, nodes)
 
-    def _toll_counter(self, obs: np.ndarray, crew: list[Crew], on_toll: np.ndarray) -> None:
+    def _toll_counter(self, obs: np.ndarray, acting: list[Handles], on_toll: np.ndarray) -> None:
         """`TollGateObservation.observe`: on the toll road; has stayed long enough by the counter it was given."""
         observations = self._env.agent_manager.observations
         enough = self._env.config["vehicle_config"]["min_pass_steps"]
         for a in np.nonzero(on_toll)[0]:
-            counter = observations[crew[a].vehicle.name]
+            counter = observations[acting[a].vehicle.name]
             counter.in_toll_time += 1
             obs[a, self._toll_at] = 1.0
             obs[a, self._toll_at + 1] = float(counter.in_toll_time > enough)
@@ -553,21 +553,21 @@ class BatchedStep:
                 self._toll[slot, 2] = step
         self._toll[slot, 0] = kind
 
-    def _finish(self, rows: np.ndarray, crew: list[Crew], step: Step, poses: Poses) -> None:
+    def _finish(self, rows: np.ndarray, acting: list[Handles], step: Step, poses: Poses) -> None:
         """`_after_vehicle_done`: who has arrived goes, who has ended otherwise stays as a wreck."""
         manager, spawns = self._env.agent_manager, self._env.engine.spawn_manager
         parking = isinstance(self._env, MultiAgentParkingLotEnv)
         for a in np.nonzero(step.terminated)[0] if parking else ():
-            spawns.after_vehicle_done(crew[a].agent)
+            spawns.after_vehicle_done(acting[a].agent)
         for a in np.nonzero(step.terminated | step.timed_out)[0]:
-            one = crew[a]
+            one = acting[a]
             name = one.vehicle.name
             manager._finish(one.agent, ignore_delay_done=bool(step.success[a]))
             # MetaDrive would keep these for every vehicle that ever lived.
             manager._agents_finished_this_frame.pop(one.agent, None)
             for kept in (manager.observations, manager.observation_spaces, manager.action_spaces):
                 kept.pop(name, None)
-            del self._crew[int(rows[a])]
+            del self._handles[int(rows[a])]
             if name in manager._dying_objects:
                 half_width, half_length, _ = self._half[rows[a]]
                 where = np.array([*poses.position[a], poses.theta[a], 2 * half_length, 2 * half_width])
