@@ -88,6 +88,7 @@ def cast_rays(
     places, thetas = poses.position.tolist(), poses.theta.tolist()
     starts = [LPoint3f(x, y, z) for x, y in places]
     test, cos, sin = world.rayTestClosest, math.cos, math.sin
+    found = []
     for a, ray in ask[:asked].tolist():
         angle, (x, y) = turns[ray] + thetas[a], places[a]
         end = LPoint3f(distance * cos(angle) + x, distance * sin(angle) + y, z)
@@ -96,7 +97,8 @@ def cast_rays(
         if a in careful and nodes is not None and hit.getNode() == nodes[a]:
             hits = world.rayTestAll(starts[a], end, mask).getHits()
             fraction = min((other.getHitFraction() for other in hits if other.getNode() != nodes[a]), default=1.0)
-        fractions[a, ray] = fraction
+        found.append(fraction)
+    fractions[ask[:asked, 0], ask[:asked, 1]] = found
     return fractions
 
 
