@@ -1,12 +1,14 @@
 """What MetaDrive 0.4.3 needs to start offline, to repeat an episode bit for bit, and to have the published roads.
 
-Three kinds of repair, installed once per process by `install`:
+Four kinds of repair, installed once per process by `install`:
 
 * **offline**: the first engine start tries to download assets that only 3D rendering uses. It no longer does. Nor
   does it need a system's OpenGL library, without which it used to end in an IndexError.
 * **determinism**: a second reset of one engine differs from the first because recycled vehicles keep the rotation
   of their wheels and the physics world keeps the order of its contacts. Both are renewed at every reset (about
   10 ms), so that every reset equals the first one of a fresh engine.
+* **ramps**: 0.4.x draws the taper at the end of a ramp along the x axis, whatever the direction of the road. On most
+  maps with a ramp its continuous line lies across all lanes, and ends the life of everybody who comes there.
 * **geometry**: MetaDrive 0.4.x draws some roads otherwise than 0.2.5, on which the published numbers were made.
   `set_geometry("published")` brings the old ones back for the next map that is built; `"metadrive"` leaves 0.4.3's.
 """
@@ -19,15 +21,17 @@ from typing import Any
 import numpy as np
 from metadrive.component.block.base_block import BaseBlock
 from metadrive.component.buildings.tollgate_building import TollGateBuilding
+from metadrive.component.lane.extension_lane import ExtendingLane, ExtensionDirection
 from metadrive.component.lane.straight_lane import StraightLane
 from metadrive.component.pg_space import BlockParameterSpace, ConstantSpace, ParameterSpace
 from metadrive.component.pgblock.bottleneck import Bottleneck, Merge, Split
 from metadrive.component.pgblock.intersection import InterSection
 from metadrive.component.pgblock.pg_block import PGBlock
+from metadrive.component.pgblock.ramp import InRampOnStraight, OutRampOnStraight, Ramp
 from metadrive.component.pgblock.roundabout import Roundabout
 from metadrive.component.pgblock.t_intersection import TInterSection
 from metadrive.component.vehicle.base_vehicle import BaseVehicle
-from metadrive.constants import CollisionGroup, MetaDriveType
+from metadrive.constants import CollisionGroup, MetaDriveType, PGLineType
 from metadrive.engine.base_engine import BaseEngine
 from metadrive.engine.core.collision_callback import collision_callback
 from metadrive.engine.physics_node import BaseRigidBodyNode
@@ -48,6 +52,7 @@ def install() -> None:
     # Panda3D's software pipe comes with its wheel; the default one needs a system's libGL, which servers lack.
     loadPrcFileData("copo", "load-display p3tinydisplay")
     _renew_physics_at_reset()
+    _turn_tapers_along_the_road()
     _make_geometry_switchable()
 
 
@@ -88,6 +93,23 @@ def _renew_physics_at_reset() -> None:
         worlds.dynamic_world = fresh
 
     BaseEngine._object_clean_check = check_then_renew
+
+
+def _turn_tapers_along_the_road() -> None:
+    def taper_of_in_ramp(self: Ramp, lane: StraightLane, length: float) -> ExtendingLane:
+        return _taper(lane.end, lane, length, ExtensionDirection.SHRINK, self.lane_width)
+
+    def taper_of_out_ramp(self: Ramp, lane: StraightLane, length: float) -> ExtendingLane:
+        return _taper(lane.position(0, self.lane_width), lane, length, ExtensionDirection.EXTEND, self.lane_width)
+
+    InRampOnStraight._get_merge_part = taper_of_in_ramp
+    OutRampOnStraight._get_merge_part = taper_of_out_ramp
+
+
+def _taper(
+    start: np.ndarray, lane: StraightLane, length: float, kind: ExtensionDirection, width: float
+) -> ExtendingLane:
+    return ExtendingLane(kind, start, start + lane.direction * length, width, [PGLineType.NONE, PGLineType.CONTINUOUS])
 
 
 def _make_geometry_switchable() -> None:

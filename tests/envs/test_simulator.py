@@ -149,6 +149,21 @@ def test_pg_map_has_many_roads(closing: Closing) -> None:
     assert len(lengths) > 1
 
 
+@pytest.mark.parametrize("geometry", ["published", "metadrive"])
+def test_the_taper_of_a_ramp_runs_along_its_road(geometry: str, closing: Closing) -> None:
+    # MetaDrive 0.4.3 draws it along the x axis; on this map its solid line then bars every lane to everybody.
+    simulator: Any = closing(simulator_of("pg_map", num_agents=2, start_seed=5000, geometry=geometry))
+    simulator.reset(0)
+    road_map = simulator.metadrive.current_map
+    ramp = road_map.blocks[-1]
+    assert type(ramp).__name__ == "OutRampOnStraight"
+    taper = road_map.road_network.graph["decoration"]["decoration_"][0]
+    beside = ramp.get_socket(0).get_positive_lanes(road_map.road_network)[-1]
+    np.testing.assert_allclose(taper.direction, beside.direction, atol=1e-9)
+    assert abs(beside.direction[1]) > 0.2  # a road along x would show nothing
+    assert abs(beside.local_coordinates(taper.position(1.0, 0.0))[1] - beside.width) < 1e-6
+
+
 def lanes_and_drive(simulator: Simulator, seed: int, maps: str | None = None, steps: int = 30) -> list[np.ndarray]:
     """The road of an episode, and all that its first steps say."""
     batch = simulator.reset(seed, maps=maps)
