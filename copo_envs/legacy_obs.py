@@ -41,7 +41,7 @@ LAYOUTS = {
     96: ObsLayout(slice(7, 9), (15, 20), slice(24, 96), (slice(0, 4), slice(10, 14))),
     156: ObsLayout(slice(75, 77), (), slice(82, 154), (slice(0, 72), slice(78, 82))),
 }
-"""By length of the observation; the layouts are in docs/environments.md."""
+"""By length of the observation; the layouts are in docs/scenes."""
 
 
 class LegacyObs:

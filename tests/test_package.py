@@ -132,7 +132,7 @@ def test_the_readme_commands_are_those_that_are_checked() -> None:
 
 
 def test_the_readme_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)", text):
             path = page.parent / target if target else page
