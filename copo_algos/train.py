@@ -51,6 +51,8 @@ class Trainer:
             num_agents=config.num_agents,
             horizon=config.horizon,
             start_seed=config.start_seed,
+            geometry=config.geometry,
+            step_backend=config.step_backend,
         )
         self.scenes = SceneVector(self.options, config.num_envs, restart=True)
         self.device = device_of(config.device)

@@ -76,6 +76,13 @@ def test_the_published_values():
     assert (lcf.lcf_initial_mean, lcf.lcf_initial_std) == (0.0, 0.1)
 
 
+def test_the_default_clips_as_the_torch_code_does():
+    config = preset("default")
+    assert (config.ppo.clip_coef, config.ppo.value_clip) == (0.2, 100.0)
+    assert (config.num_envs, config.steps_per_iteration, config.ppo.fragment_steps) == (2, 1600, 0)
+    assert config == TrainConfig("copo")
+
+
 def test_the_values_of_the_torch_code():
     config = preset("paper_torch")
     assert (config.steps_per_iteration, config.neighbour_rule) == (2000, "torch")
