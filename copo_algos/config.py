@@ -110,6 +110,8 @@ class TrainConfig:
     """Env steps between updates, over all environments."""
     num_agents: int | None = None
     """Vehicles in the scene. Default: the scene's own number."""
+    rule_based: int = 0
+    """Vehicles besides them that a rule drives: the rest of the traffic."""
     horizon: int = 1000
     """Steps after which a life is truncated and respawning stops."""
     geometry: Literal["published", "metadrive"] = "published"

@@ -28,6 +28,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from copo_algos import scores
+from copo_algos.baselines import BASELINES, baseline
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.policy import DESCRIPTION, Policy, last_checkpoint, load_policy, shipped_policy
 from copo_algos.released import is_released, load_released
@@ -58,7 +59,7 @@ class EvaluateConfig:
     scene: str | None = None
     """Scene of a policy that comes with the package, or of an .npz file, which does not say."""
     algorithm: str | None = None
-    """Algorithm of a policy that comes with the package."""
+    """Algorithm of a policy that comes with the package; or rule_based, or random: drivers that nobody trained."""
     episodes: int = 20
     """Episodes to drive."""
     first_seed: int = 1_000_000
@@ -67,6 +68,8 @@ class EvaluateConfig:
     """Env steps in which vehicles respawn; the episode ends when the last of them has ended."""
     num_agents: int | None = None
     """Vehicles in the scene. Default: as in training."""
+    rule_based: int = 0
+    """Vehicles besides them that a rule drives; they are not in the scores."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Drive by the mean of the action distribution instead of drawing from it."""
     lcf: float | None = None
@@ -198,10 +201,8 @@ class _Lane:
         self._lcf[batch.spawned] = (
             self._policy.draw_lcf(born, self._rng) if self._fixed_lcf is None else np.full(born, self._fixed_lcf)
         )
-        actions = np.zeros((len(self._lcf), 2), np.float32)
-        alive = batch.active
         seen = self._observe(batch)
-        actions[alive] = self._policy.act(seen[alive], self._lcf[alive], self._rng, self._deterministic)
+        actions = self._policy.actions(self._simulator, seen, self._lcf, self._rng, self._deterministic)
         self._simulator.step_async(actions)
         return False
 
@@ -266,6 +267,8 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
         scene, algorithm = config.scene or "", config.algorithm or ""
         name = f"{scene}-{algorithm}"
         output = config.output or Path("evaluation") / name
+        if algorithm in BASELINES:
+            return [_Job(name, lambda: baseline(scene, algorithm), output)]
         return [_Job(name, lambda: shipped_policy(scene, algorithm), output)]
     if is_released(config.path):
         released, scene = config.path, config.scene
@@ -311,6 +314,7 @@ def _evaluate_one(
             options=scene_options(
                 info.scene,
                 num_agents=info.num_agents if config.num_agents is None else config.num_agents,
+                rule_based=config.rule_based,
                 horizon=config.horizon,
                 geometry=config.geometry or info.geometry,
                 start_seed=info.start_seed,
@@ -333,6 +337,7 @@ def _evaluate_one(
         "first_seed": config.first_seed,
         "horizon": config.horizon,
         "num_agents": episodes[0].options.num_agents,
+        "rule_based": config.rule_based,
         "geometry": episodes[0].options.geometry,
         "maps": config.maps,
         "deterministic": config.deterministic,

@@ -22,7 +22,7 @@ from copo_algos.networks import GaussianActor
 from copo_algos.rollout import draw_lcf, with_lcf
 from copo_envs.legacy_obs import LegacyObs
 from copo_envs.scenes import SCENES, SceneOptions
-from copo_envs.step_batch import ACTION_SIZE, StepBatch
+from copo_envs.step_batch import ACTION_SIZE, Simulator, StepBatch
 
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 FORMAT = "copo-policy-1"
@@ -97,6 +97,15 @@ class Policy:
         if not deterministic:
             action = action + np.exp(log_std.numpy()) * rng.standard_normal(action.shape, dtype=np.float32)
         return np.clip(action, -1.0, 1.0)
+
+    def actions(
+        self, simulator: Simulator, obs: np.ndarray, lcf: np.ndarray, rng: np.random.Generator, deterministic: bool
+    ) -> np.ndarray:
+        """Actions (N, 2) for the slots of a simulator, zeros for empty ones; obs (N, D) and lcf (N,) by slot."""
+        alive = simulator.batch.active
+        actions = np.zeros((simulator.num_slots, ACTION_SIZE), np.float32)
+        actions[alive] = self.act(obs[alive], lcf[alive], rng, deterministic)
+        return actions
 
 
 def make_actor(info: PolicyInfo, generator: torch.Generator | None = None) -> GaussianActor:

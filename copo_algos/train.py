@@ -49,6 +49,7 @@ class Trainer:
         self.options = scene_options(
             config.scene,
             num_agents=config.num_agents,
+            rule_based=config.rule_based,
             horizon=config.horizon,
             start_seed=config.start_seed,
             geometry=config.geometry,
@@ -297,7 +298,7 @@ def train(config: TrainConfig) -> Path:
     """
     check(config)
     scene_options(
-        config.scene, num_agents=config.num_agents, horizon=config.horizon
+        config.scene, num_agents=config.num_agents, rule_based=config.rule_based, horizon=config.horizon
     )  # refused before anything is written
     folder = config.folder()
     device_of(config.device)

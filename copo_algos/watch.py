@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from copo_algos.baselines import BASELINES, baseline
 from copo_algos.errors import UserError
 from copo_algos.policy import Policy, load_policy, shipped_policy
 from copo_algos.released import is_released, load_released
@@ -21,7 +22,7 @@ from copo_envs.outcomes import Outcome
 from copo_envs.process import make_simulator
 from copo_envs.render import RenderError, TopDownRenderer, check_video, write_video
 from copo_envs.scenes import SceneOptions, get_scene, scene_options
-from copo_envs.step_batch import ACTION_SIZE, Simulator, StepBatch
+from copo_envs.step_batch import Simulator, StepBatch
 
 STEP_S = 0.1  # one env step, in every scene
 
@@ -36,7 +37,8 @@ class WatchConfig:
     scene: str | None = None
     """Where to drive. Default: where the policy was trained; without a run, intersection."""
     algorithm: str | None = None
-    """Which of the package's policies, ippo or copo. Default: copo. A run knows its own."""
+    """Which of the package's policies, ippo or copo, or rule_based or random, which nobody trained. Default: copo. A
+    run knows its own."""
     steps: int = 200
     """Env steps to film; one is 0.1 s. When an episode ends another begins."""
     warmup: int = 0
@@ -57,6 +59,8 @@ class WatchConfig:
     """Coordination factor for everybody, in [-1, 1]. Default: drawn for each life from what was learned."""
     num_agents: int | None = None
     """Vehicles in the scene. Default: as many as the policy was trained with."""
+    rule_based: int = 0
+    """Vehicles besides them that a rule drives."""
     start_seed: int | None = None
     """Which random map pg_map drives on. Default: the one that the policy was trained on."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -127,7 +131,8 @@ def _check_numbers(config: WatchConfig) -> None:
 
 def _policy(config: WatchConfig) -> Policy:
     if config.run is None:
-        return shipped_policy(get_scene(config.scene or "intersection").name, config.algorithm or "copo")
+        scene, algorithm = get_scene(config.scene or "intersection").name, config.algorithm or "copo"
+        return baseline(scene, algorithm) if algorithm in BASELINES else shipped_policy(scene, algorithm)
     if config.algorithm is not None:
         raise UserError(
             f"algorithm={config.algorithm} chooses a policy of the package, but {config.run} was given; leave one out"
@@ -154,6 +159,7 @@ def _scene(config: WatchConfig, policy: Policy) -> SceneOptions:
     return scene_options(
         spec.name,
         num_agents=as_trained if config.num_agents is None else config.num_agents,
+        rule_based=config.rule_based,
         geometry=info.geometry,
         start_seed=info.start_seed if config.start_seed is None else config.start_seed,
         num_heldout=0,  # whoever watches may look at any map
@@ -172,10 +178,7 @@ def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: E
             episode += 1
             batch = simulator.reset(config.seed + episode)
             _begin_lives(batch, lcf, policy, config, rng)
-        alive = batch.active
-        actions = np.zeros((simulator.num_slots, ACTION_SIZE), np.float32)
-        actions[alive] = policy.act(observe(batch)[alive], lcf[alive], rng, config.deterministic)
-        batch = simulator.step(actions)
+        batch = simulator.step(policy.actions(simulator, observe(batch), lcf, rng, config.deterministic))
         for slot in np.flatnonzero(batch.outcome):
             endings[episode, int(batch.acted_life[slot])] = int(batch.outcome[slot])
         _begin_lives(batch, lcf, policy, config, rng)

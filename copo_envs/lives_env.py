@@ -114,6 +114,9 @@ class LivesEnv(SceneEnv):
         super().close()
         self._slot_of, self._positions = {}, {}
 
+    def _living(self) -> dict[str, int]:
+        return self._slot_of
+
     def _admit(self, batch: StepBatch) -> dict[str, int]:
         """Newborn agents and their slots, in the order of their lives. Brings `agents` up to date."""
         lives = sorted((int(batch.life[slot]), int(slot)) for slot in np.nonzero(batch.active)[0])

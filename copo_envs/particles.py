@@ -29,6 +29,8 @@ SENSOR_RANGE = 20.0
 NUM_SECTORS = 24
 """The range sensor tells the gap to the nearest disc in each of this many equal sectors, the first one ahead."""
 END_REWARD = 10.0
+AVOID_WITHIN = 4.0
+"""The rule-based driver turns away from discs that are closer than this."""
 
 _INSET = HALF_SIDE - 3.0
 _QUARTER_TURNS = np.arange(4) * np.pi / 2
@@ -175,6 +177,25 @@ class ParticlesSimulator:
     def wrecks(self) -> np.ndarray:
         standing = self._wreck_steps > 0
         return np.column_stack([self._position[standing], self._heading[standing]])
+
+    def traffic(self) -> np.ndarray:
+        return np.zeros((0, 3))
+
+    def rule_actions(self) -> np.ndarray:
+        """Everybody turns to the goal, away from who is near, and is slow while turning."""
+        if not self._started:
+            raise SceneError("rule_actions() before reset(): call reset(seed) first")
+        alive = self.batch.active
+        gaps = _gaps(self._position, alive | (self._wreck_steps > 0))
+        offset = self._position[:, None] - self._position[None]  # (N, N, 2): from the other to me
+        push = np.where(gaps < AVOID_WITHIN, 1 / np.maximum(gaps, 0.1), 0.0)[..., None] * offset
+        to_goal = self._goal - self._position
+        wanted = to_goal / np.maximum(_lengths(to_goal), 1e-9)[:, None] + push.sum(axis=1)
+        turn = np.arctan2(wanted[:, 1], wanted[:, 0]) - self._heading
+        turn = (turn + np.pi) % (2 * np.pi) - np.pi
+        speed = MAX_SPEED * np.clip(np.cos(turn), 0.2, 1.0)
+        actions = np.stack([turn / (TURN_RATE * STEP_S), (speed - self._speed) / (ACCELERATION * STEP_S)], axis=1)
+        return np.where(alive[:, None], np.clip(actions, -1, 1), 0).astype(np.float32)
 
     def close(self) -> None:
         pass  # nothing to free

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene
+from copo_envs.scenes import SceneError, SceneOptions, check_actions, everybody_an_agent, get_scene
 from copo_envs.step_batch import ACTION_SIZE, NOW_FIELDS, Simulator, StepBatch
 
 
@@ -38,6 +38,10 @@ class WorkerDied(WorkerError):
 
 def local_simulator(options: SceneOptions) -> Simulator:
     """The scene in this process."""
+    if options.rule_based:
+        from copo_envs.mixed_traffic import MixedTraffic
+
+        return MixedTraffic(local_simulator(everybody_an_agent(options)), options)
     if get_scene(options.scene).metadrive_class:
         from copo_envs.simulator import MetaDriveSimulator  # imports MetaDrive: seconds, so only when needed
 
@@ -160,6 +164,14 @@ class ProcessSimulator:
 
     def wrecks(self) -> np.ndarray:
         self.send("wrecks")
+        return self.receive()
+
+    def traffic(self) -> np.ndarray:
+        self.send("traffic")
+        return self.receive()
+
+    def rule_actions(self) -> np.ndarray:
+        self.send("rule_actions")
         return self.receive()
 
     def send(self, command: str, *arguments: Any) -> None:
@@ -288,6 +300,14 @@ class DeferredSimulator:
     def wrecks(self) -> np.ndarray:
         return np.zeros((0, 3)) if self._simulator is None else self._simulator.wrecks()
 
+    def traffic(self) -> np.ndarray:
+        return np.zeros((0, 3)) if self._simulator is None else self._simulator.traffic()
+
+    def rule_actions(self) -> np.ndarray:
+        if self._simulator is None:
+            raise SceneError("rule_actions() before reset(): call reset(seed) first")
+        return self._simulator.rule_actions()
+
     def close(self) -> None:
         if self._simulator is not None:
             self._simulator.close()
@@ -404,6 +424,24 @@ class SceneVector:
     def wrecks(self, env: int) -> np.ndarray:
         """The wrecks of an environment, see `Simulator.wrecks`."""
         return self._local.simulator.wrecks() if self._local is not None else self._workers[env].wrecks()
+
+    def traffic(self, env: int) -> np.ndarray:
+        """The rule-based traffic of an environment, see `Simulator.traffic`."""
+        return self._local.simulator.traffic() if self._local is not None else self._workers[env].traffic()
+
+    def rule_actions(self) -> np.ndarray:
+        """(E, N, 2): what the rule-based driver would do now, see `Simulator.rule_actions`.
+
+        Raises:
+            WorkerDied: a worker died since the last step.
+        """
+        if not self._rows:
+            raise SceneError("rule_actions() before reset(): call reset(seeds) first")
+        if self._local is not None:
+            return self._local.simulator.rule_actions()[None]
+        for worker in self._workers:
+            worker.send("rule_actions")
+        return np.stack([worker.receive() for worker in self._workers])
 
     def close(self) -> None:
         """End the workers."""

@@ -92,6 +92,20 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         """(N * D,) float32: what the vehicles in all slots see, zeros for empty slots. For centralised critics."""
         return self._last_batch().obs.ravel().copy()
 
+    def rule_actions(self) -> dict[str, np.ndarray]:
+        """What the rule-based driver would do now: agent -> (2,) float32, for every living vehicle.
+
+        A baseline, and a teacher for imitation. It knows the map and where everybody is and goes, which no observation
+        tells. Asking changes nothing.
+        """
+        self._last_batch()
+        actions = self._simulator.rule_actions()
+        return {agent: actions[slot] for agent, slot in self._living().items()}
+
+    def _living(self) -> dict[str, int]:
+        """Agents with a living vehicle, and their slots."""
+        raise NotImplementedError
+
     def render(self) -> np.ndarray | None:
         """The scene from above, (H, W, 3) uint8, with `render_mode="rgb_array"`; else None and a warning."""
         if self.render_mode is None:

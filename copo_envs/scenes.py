@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ LEAST = {
     "heldout_start_seed": 0,
     "num_heldout": 0,
     "max_lives": 0,
+    "rule_based": 0,
 }
 """Options that are whole numbers, and the smallest that each can be."""
 
@@ -75,7 +76,10 @@ class SceneOptions:
 
     scene: str
     num_agents: int
-    """N: vehicles on the road, wrecks that wait for their removal included; also the number of slots."""
+    """N: agents, wrecks that wait for their removal included; also the number of slots."""
+    rule_based: int = 0
+    """Vehicles besides the agents that a rule drives: traffic to share the road with. The scene's default number of
+    agents is less by so many."""
     horizon: int = 1000
     """Steps after which a life is truncated, and after which nobody respawns. One step is 0.1 s."""
     drain: bool = True
@@ -101,8 +105,8 @@ class SceneOptions:
     """"shared": as published, all vehicles that respawn in `tollgate` count their steps on the toll road together.
     "per_vehicle": each counts its own."""
     max_lives: int = 0
-    """Bound on the lives of one episode, those of its beginning included. When as many have begun nobody respawns any
-    more, and the episode ends when nobody is alive. 0: a bound that is never reached."""
+    """Bound on the lives of one episode, those of its beginning and of rule-based traffic included. When as many have
+    begun nobody respawns any more, and the episode ends when nobody is alive. 0: a bound that is never reached."""
 
     step_backend: str = "fast"
     """"fast": MetaDrive's step for all vehicles at once, the same numbers in a fraction of the time. "stock":
@@ -142,14 +146,17 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
                 f"unknown option {name!r} for {scene}; options are {', '.join(sorted(set(known) - {'scene'}))}"
             )
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    given.setdefault("num_agents", spec.num_agents)
     for name in ("num_agents", *LEAST):
         if name in given:
             given[name] = _whole(name, given[name])
-    if not 1 <= given["num_agents"] <= spec.capacity:
+    rule_based = given.get("rule_based", 0)
+    given.setdefault("num_agents", max(1, spec.num_agents - max(0, rule_based)))
+    room = spec.capacity - rule_based
+    if not 1 <= given["num_agents"] <= room:
+        traffic = f" beside rule_based={rule_based}" if rule_based else ""
+        advice = f"use 1 to {room}" if room > 0 else f"use rule_based={spec.capacity - 1} or less"
         raise SceneError(
-            f"num_agents={given['num_agents']} does not fit {scene}: {spec.capacity} spawn places; "
-            f"use 1 to {spec.capacity}"
+            f"num_agents={given['num_agents']}{traffic} does not fit {scene}: {spec.capacity} spawn places; {advice}"
         )
     for name, least in LEAST.items():
         if given.get(name, least) < least:
@@ -163,16 +170,20 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
     if not given.get("max_lives"):
         # A wreck holds its place for delay_done steps and nobody arrives within 25: more lives do not fit a place.
         shortest = min(given.get("delay_done", SceneOptions.delay_done), 25)
-        given["max_lives"] = given["num_agents"] * (
+        given["max_lives"] = (given["num_agents"] + rule_based) * (
             1 + math.ceil(given.get("horizon", SceneOptions.horizon) / shortest)
         )
-    if given["max_lives"] < given["num_agents"]:
-        raise SceneError(
-            f"max_lives={given['max_lives']} is fewer than num_agents={given['num_agents']}; use at least that many"
-        )
+    if given["max_lives"] < given["num_agents"] + rule_based:
+        vehicles = f"num_agents={given['num_agents']}" + (f" and rule_based={rule_based}" if rule_based else "")
+        raise SceneError(f"max_lives={given['max_lives']} is fewer than {vehicles}; use at least that many")
     options_made = SceneOptions(scene=scene, **given)
     _check_maps(options_made)
     return options_made
+
+
+def everybody_an_agent(options: SceneOptions) -> SceneOptions:
+    """The same scene in which the rule-based vehicles are agents too."""
+    return replace(options, num_agents=options.num_agents + options.rule_based, rule_based=0)
 
 
 def map_seed(options: SceneOptions, seed: int, maps: str | None = None) -> int:

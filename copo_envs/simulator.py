@@ -23,8 +23,9 @@ from metadrive.manager.pg_map_manager import PGMapManager
 
 from copo_envs import metadrive_fixes
 from copo_envs.outcomes import outcome_of
+from copo_envs.rule_driver import RuleDriver
 from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene, map_seed
-from copo_envs.step_batch import StepBatch
+from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 _log = logging.getLogger("copo_envs")
 
@@ -166,6 +167,9 @@ class MetaDriveSimulator:
         self._over = False
         self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
+        self._rule_driver = RuleDriver()
+        self._rule_actions = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
+        self._rule_actions_at = -1
 
     @property
     def backend(self) -> str:
@@ -214,6 +218,8 @@ class MetaDriveSimulator:
         batch.episode_step[...] = 0
         batch.episode_over[...] = self._over = False
         self._slot_of.clear()
+        self._rule_driver.forget()
+        self._rule_actions_at = -1
         self._choose_backend(map_number)
         for slot, (agent, vehicle) in enumerate(env.agents.items()):
             self._enter(agent, vehicle, slot, obs[agent])
@@ -328,6 +334,20 @@ class MetaDriveSimulator:
             return self._batched.wrecks()
         standing = [_state(entry[0]) for entry in self._env.agent_manager._dying_objects.values()]
         return np.array(standing).reshape(-1, 3)
+
+    def traffic(self) -> np.ndarray:
+        return np.zeros((0, 3))
+
+    def rule_actions(self) -> np.ndarray:
+        if self._env is None:
+            raise SceneError("rule_actions() before reset(): call reset(seed) first")
+        now = int(self._env.episode_step)
+        if self._rule_actions_at != now:  # the driver remembers who has stood how long: it must see a moment once
+            self._rule_actions_at = now
+            self._rule_actions = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
+            for agent, action in self._rule_driver(self._env).items():
+                self._rule_actions[self._slot_of[agent]] = action
+        return self._rule_actions.copy()
 
     def close(self) -> None:
         if self._env is not None:

@@ -61,8 +61,7 @@ class SlotsEnv(SceneEnv):
             SceneError: no action for a slot with a vehicle, an unknown slot, or an action that is not two finite
                 numbers.
         """
-        occupied = {f"slot_{slot}": int(slot) for slot in np.nonzero(self._last_batch().active)[0]}
-        batch = self._drive(actions, occupied, self.action_spaces)
+        batch = self._drive(actions, self._living(), self.action_spaces)
         agents, over = self.possible_agents, bool(batch.episode_over)
         if over:
             self.agents = []
@@ -83,6 +82,9 @@ class SlotsEnv(SceneEnv):
         batch = self._last_batch()
         place = np.where(batch.acted[:, None], batch.acted_position, batch.position)
         return {f"slot_{slot}": place[slot] for slot in np.nonzero(batch.acted | batch.active)[0]}
+
+    def _living(self) -> dict[str, int]:
+        return {f"slot_{slot}": int(slot) for slot in np.nonzero(self._last_batch().active)[0]}
 
     def _observations(self, obs: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self.possible_agents, obs.copy(), strict=True))

@@ -195,6 +195,15 @@ class Simulator(Protocol):
         """(W, 3): x, y in metres and heading of the vehicles that ended and still stand in the way."""
         ...
 
+    def traffic(self) -> np.ndarray:
+        """(V, 3): x, y in metres and heading of the living vehicles that are not in the batch, because a rule drives
+        them (the option `rule_based`)."""
+        ...
+
+    def rule_actions(self) -> np.ndarray:
+        """(N, 2) float32: what the rule-based driver would do now, zeros for empty slots. Asking changes nothing."""
+        ...
+
     def close(self) -> None:
         """Free everything. Closing twice is fine."""
         ...

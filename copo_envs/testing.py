@@ -200,17 +200,20 @@ def check_deterministic(
     return endings
 
 
-def check_simulator(simulator: Simulator, steps: int = 300, seed: int = 0, num_agents: int | None = None) -> int:
+def check_simulator(
+    simulator: Simulator, steps: int = 300, seed: int = 0, num_agents: int | None = None, rule_based: int = 0
+) -> int:
     """Drive forwards and see that a simulator keeps the contract of `StepBatch`.
 
     Who acted is who was alive; empty rows are zero; lives are numbered from 0 in an episode and end once, in one way;
-    living vehicles and wrecks together are at most `num_agents`, and lives at most `max_lives`.
+    living vehicles and wrecks together are at most `num_agents` and `rule_based`, and lives at most `max_lives`.
 
     Args:
         simulator: closed by the caller.
         steps: how many, over as many episodes as that takes.
         seed: of the first episode and of the actions.
         num_agents: for `reset`.
+        rule_based: vehicles that a rule drives, as in the simulator's options.
 
     Returns:
         How many lives ended. A check in which nobody ended says little.
@@ -262,8 +265,9 @@ def check_simulator(simulator: Simulator, steps: int = 300, seed: int = 0, num_a
             assert newborns == list(range(lives, lives + len(newborns))), f"{where}: new lives {newborns} after {lives}"
             lives += len(newborns)
             assert batch.active.any(), f"{where}: nobody is alive and the episode goes on"
-        assert batch.active.sum() + len(simulator.wrecks()) <= population, (
-            f"{where}: more than {population} on the road"
+        on_the_road = batch.active.sum() + len(simulator.wrecks()) + len(simulator.traffic())
+        assert on_the_road <= population + rule_based, (
+            f"{where}: {on_the_road} on the road, {population + rule_based} were asked for"
         )
         assert lives <= simulator.max_lives, f"{where}: {lives} lives, at most {simulator.max_lives} were allowed"
         _check_now(where, batch)

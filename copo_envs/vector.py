@@ -192,6 +192,12 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._check_started()
         return self._positions(self._scenes.batch)
 
+    def rule_actions(self) -> np.ndarray:
+        """(rows, 2) float32: what the rule-based driver would do now, zeros for empty rows; see
+        `SceneEnv.rule_actions`."""
+        self._check_started()
+        return self._scenes.rule_actions().reshape(self.num_envs, ACTION_SIZE)
+
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One picture per scene, (H, W, 3) uint8, with `render_mode="rgb_array"`; else None and a warning."""
         if self.render_mode is None:
