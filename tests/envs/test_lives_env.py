@@ -329,8 +329,10 @@ def test_the_state_is_who_acts_next() -> None:
         assert env.state_space.contains(state)
         rows = state.reshape(5, 6)
         there = rows[rows[:, 0] == 1]
-        alike = [sorted(row, key=lambda numbers: np.round(numbers, 3).tolist()) for row in (there.tolist(), expected)]
-        np.testing.assert_allclose(*alike, atol=1e-5)
+        found, expected = (
+            sorted(rows, key=lambda row: np.round(row, 3).tolist()) for rows in (there.tolist(), expected)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
         assert not rows[rows[:, 0] != 1].any()
         empty += 5 - len(there)
         if not env.agents:
@@ -343,7 +345,8 @@ def test_the_state_is_who_acts_next() -> None:
 
 
 def test_state_in_turn() -> None:
-    one, other = particles_v0.env(num_agents=3), parallel_env("particles", num_agents=3)
+    one: Any = particles_v0.env(num_agents=3)
+    other = parallel_env("particles", num_agents=3)
     one.reset(seed=1)
     other.reset(seed=1)
     for _ in range(20):
