@@ -47,5 +47,5 @@ class CriticInput:
             neighbours = mean_field(obs, near_action, mask)
         else:
             near = nearest_neighbours(position, present, self.config.num_neighbours, self.neighbours_distance)
-            neighbours = nearest_observations(np.concatenate([obs, near_action], axis=-1), *near)
+            neighbours = nearest_observations(obs, *near, near_action)
         return np.concatenate([obs, neighbours], axis=-1, dtype=np.float32)

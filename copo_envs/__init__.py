@@ -32,11 +32,16 @@ if TYPE_CHECKING:
         tollgate_v0,
     )
     from copo_envs.vector import SceneVectorEnv, vector_env
+    from copo_envs.wrappers import CoordinatedReward, LCFObservation, NeighbourInfo, NeighbourObservation
 
 __all__ = [
     "GYMNASIUM_IDS",
     "SCENES",
+    "CoordinatedReward",
+    "LCFObservation",
     "LivesEnv",
+    "NeighbourInfo",
+    "NeighbourObservation",
     "Outcome",
     "SceneError",
     "SceneOptions",
@@ -82,4 +87,6 @@ def __getattr__(name: str) -> Any:
         return import_module(f"copo_envs.{name}")
     if name in ("vector_env", "SceneVectorEnv"):
         return getattr(import_module("copo_envs.vector"), name)
+    if name in ("CoordinatedReward", "LCFObservation", "NeighbourInfo", "NeighbourObservation"):
+        return getattr(import_module("copo_envs.wrappers"), name)
     raise AttributeError(f"module 'copo_envs' has no attribute {name!r}")

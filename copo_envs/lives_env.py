@@ -49,6 +49,7 @@ class LivesEnv(SceneEnv):
         self._slot_of: dict[str, int] = {}
         self._seen: set[str] = set()
         self._positions: dict[str, np.ndarray] = {}
+        self._headings: dict[str, float] = {}
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -66,7 +67,7 @@ class LivesEnv(SceneEnv):
         """
         batch = self._begin_episode(seed, options)
         self._seen.clear()
-        self._positions = {}
+        self._positions, self._headings = {}, {}
         newborns = self._admit(batch)
         return {agent: batch.obs[slot].copy() for agent, slot in newborns.items()}, {
             agent: self._newborn_info() for agent in newborns
@@ -99,6 +100,7 @@ class LivesEnv(SceneEnv):
         infos = {agent: by_slot[slot] for agent, slot in acted.items()}
         rewards = {agent: infos[agent]["own_reward"] for agent in acted}
         self._positions = {agent: batch.acted_position[slot].copy() for agent, slot in acted.items()}
+        self._headings = {agent: float(batch.acted_heading[slot]) for agent, slot in acted.items()}
         for agent, slot in self._admit(batch).items():
             obs[agent] = batch.obs[slot].copy()
             rewards[agent] = 0.0
@@ -110,9 +112,13 @@ class LivesEnv(SceneEnv):
         """Agent -> (2,) metres after the last step or reset, vehicles that ended in it and newborns included."""
         return dict(self._positions)
 
+    def headings(self) -> dict[str, float]:
+        """Agent -> radians, counter-clockwise from the x axis, of everybody in `positions()`."""
+        return dict(self._headings)
+
     def close(self) -> None:
         super().close()
-        self._slot_of, self._positions = {}, {}
+        self._slot_of, self._positions, self._headings = {}, {}, {}
 
     def _living(self) -> dict[str, int]:
         return self._slot_of
@@ -125,4 +131,5 @@ class LivesEnv(SceneEnv):
         newborns = {agent: slot for agent, slot in self._slot_of.items() if agent not in self._seen}
         self._seen.update(newborns)
         self._positions.update({agent: batch.position[slot].copy() for agent, slot in newborns.items()})
+        self._headings.update({agent: float(batch.heading[slot]) for agent, slot in newborns.items()})
         return newborns

@@ -16,6 +16,16 @@ from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 RENDER_MODES = ("rgb_array",)
 
+STATE_FIELDS = {
+    "active": (0, 1),
+    "x": (-np.inf, np.inf),
+    "y": (-np.inf, np.inf),
+    "cos_heading": (-1, 1),
+    "sin_heading": (-1, 1),
+    "speed": (0, np.inf),
+}
+"""What `SceneEnv.state()` says of each slot, in metres and m/s, and its bounds."""
+
 # key of an info -> the field of the batch that it is taken from
 INFO_FIELDS = {
     "outcome": "outcome",
@@ -62,7 +72,8 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         # PettingZoo's tests assign this; how long an episode lasts is the option `horizon`.
         self.max_cycles = self.options.horizon
         obs_size = get_scene(scene).obs_size
-        self.state_space = Box(0.0, 1.0, (self.options.num_agents * obs_size,), np.float32)
+        low, high = np.tile(np.array(list(STATE_FIELDS.values()), np.float32).T, self.num_slots)
+        self.state_space = Box(low, high, dtype=np.float32)
         # One space for all: PettingZoo wants the same object for the same agent, and there may be a thousand of them.
         self._obs_space = Box(0.0, 1.0, (obs_size,), np.float32)
         self._action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
@@ -72,6 +83,11 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         self._seeds: np.random.Generator | None = None
         self._renderer: Any = None
         self.agents = []
+
+    @property
+    def num_slots(self) -> int:
+        """N: the most vehicles that there can be at once."""
+        return self.options.num_agents
 
     def _name_agents(self, possible_agents: list[str]) -> None:
         self.possible_agents = possible_agents
@@ -89,8 +105,16 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         return self.action_spaces[agent]
 
     def state(self) -> np.ndarray:
-        """(N * D,) float32: what the vehicles in all slots see, zeros for empty slots. For centralised critics."""
-        return self._last_batch().obs.ravel().copy()
+        """(N * 6,) float32: who is there and acts next, slot by slot, for centralised critics.
+
+        For each slot active (1), x, y in metres, cosine and sine of the heading, and speed in m/s, 0 of a newborn. Six
+        zeros for an empty slot, and so for all of them after the last step of an episode.
+        """
+        batch = self._last_batch()
+        speed = np.where(batch.spawned, 0.0, batch.velocity)
+        x, y = batch.position.T
+        rows = np.stack([np.ones_like(x), x, y, np.cos(batch.heading), np.sin(batch.heading), speed], axis=1)
+        return np.where(batch.active[:, None], rows, 0.0).astype(np.float32).ravel()
 
     def rule_actions(self) -> dict[str, np.ndarray]:
         """What the rule-based driver would do now: agent -> (2,) float32, for every living vehicle.
@@ -176,7 +200,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
                     f"an action for {agent!r}, which has not been in this episode; "
                     "step() takes one for every agent in env.agents"
                 )
-        moves = np.zeros((self.options.num_agents, ACTION_SIZE), np.float32)
+        moves = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
         for agent, slot in slot_of.items():
             if agent not in actions:
                 raise SceneError(f"no action for {agent!r}; step() takes one for every agent in env.agents")

@@ -81,7 +81,25 @@ class SlotsEnv(SceneEnv):
         """
         batch = self._last_batch()
         place = np.where(batch.acted[:, None], batch.acted_position, batch.position)
-        return {f"slot_{slot}": place[slot] for slot in np.nonzero(batch.acted | batch.active)[0]}
+        return _by_slot(place, batch.acted | batch.active)
+
+    def headings(self) -> dict[str, float]:
+        """Slot -> radians, counter-clockwise from the x axis, of everybody in `positions()`."""
+        batch = self._last_batch()
+        return _by_slot(np.where(batch.acted, batch.acted_heading, batch.heading).tolist(), batch.acted | batch.active)
+
+    def next_positions(self) -> dict[str, np.ndarray]:
+        """Slot -> (2,) metres of the vehicle that is in it now and acts next.
+
+        It differs from `positions()` where a vehicle ended and another one has its slot already.
+        """
+        batch = self._last_batch()
+        return _by_slot(batch.position.copy(), batch.active)
+
+    def next_headings(self) -> dict[str, float]:
+        """Slot -> radians, counter-clockwise from the x axis, of everybody in `next_positions()`."""
+        batch = self._last_batch()
+        return _by_slot(batch.heading.tolist(), batch.active)
 
     def _living(self) -> dict[str, int]:
         return {f"slot_{slot}": int(slot) for slot in np.nonzero(self._last_batch().active)[0]}
@@ -95,3 +113,8 @@ class SlotsEnv(SceneEnv):
             for info, value in zip(infos, getattr(batch, field).tolist(), strict=True):
                 info[field] = value
         return dict(zip(self.possible_agents, infos, strict=True))
+
+
+def _by_slot(rows: Any, there: np.ndarray) -> dict[str, Any]:
+    """The rows of the slots where somebody is."""
+    return {f"slot_{slot}": rows[slot] for slot in np.nonzero(there)[0]}

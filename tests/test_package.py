@@ -47,8 +47,8 @@ def python(code: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Completed
     )
 
 
-def readme_blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
 
 
 @pytest.mark.parametrize("room", MAY_NOT_IMPORT)
@@ -111,16 +111,24 @@ def test_the_wheel_has_types_and_policies_and_nothing_from_the_checkout(tmp_path
 
 
 def test_the_readme_scene_runs_on_particles() -> None:
-    result = python(readme_blocks()[0].replace('"intersection"', '"particles"'))
+    result = python(python_blocks("README.md")[0].replace('"intersection"', '"particles"'))
     assert result.returncode == 0, result.stderr
     assert re.search(r"^agent_\d+ \w+ after \d+ steps$", result.stdout, re.M)
 
 
 @pytest.mark.simulator
-@pytest.mark.parametrize("block", range(len(readme_blocks())))
+@pytest.mark.parametrize("block", range(len(python_blocks("README.md"))))
 def test_the_readme_code_runs(block: int) -> None:
-    result = python(readme_blocks()[block])
+    result = python(python_blocks("README.md")[block])
     assert result.returncode == 0, result.stderr
+
+
+def test_the_code_about_particles_in_the_docs_runs() -> None:
+    blocks = [block for block in python_blocks("docs/environments.md") if "articles" in block]
+    assert len(blocks) == 2
+    for block in blocks:
+        result = python(block)
+        assert result.returncode == 0, result.stderr
 
 
 def test_the_readme_commands_are_those_that_are_checked() -> None:

@@ -177,13 +177,13 @@ def test_ids_positions_and_infos_of_a_life() -> None:
     assert list(obs) == ["agent_0", "agent_1", "agent_2"] == env.agents
     zeros = {"outcome": 0, "own_reward": 0.0, "velocity_m_s": 0.0, "life_steps": 0, "seed": 1}
     assert zeros.items() <= infos["agent_0"].items() and infos["agent_0"].keys() == INFO_KEYS
-    assert env.positions().keys() == obs.keys()
+    assert env.positions().keys() == env.headings().keys() == obs.keys()
     newborn = None
     for _ in range(400):
         obs, rewards, terminated, _, infos = env.step({agent: np.array([0.0, 1.0]) for agent in env.agents})
         assert all(infos[agent]["own_reward"] == rewards[agent] for agent in obs)
         ended = [agent for agent in obs if terminated[agent]]
-        assert not set(ended) & set(env.agents) and set(ended) <= env.positions().keys()
+        assert not set(ended) & set(env.agents) and set(ended) <= env.positions().keys() == env.headings().keys()
         newborn = next((agent for agent in obs if agent not in ("agent_0", "agent_1", "agent_2")), None)
         if newborn:
             assert newborn == "agent_3" and infos[newborn] == {**infos[newborn], **zeros}
@@ -303,16 +303,58 @@ def test_actions_of_the_dead_are_ignored_and_large_ones_clipped() -> None:
     assert dead
 
 
-def test_spaces_and_state() -> None:
+def test_spaces() -> None:
     env = parallel_env("particles", num_agents=3)
     space = env.observation_space("agent_0")
     assert space is env.observation_space("agent_9") and space == Box(0.0, 1.0, (32,), np.float32)
     assert env.action_space("agent_0") == Box(-1.0, 1.0, (2,), np.float32)
-    obs, _ = env.reset(seed=0)
-    assert env.state_space.contains(env.state())
-    np.testing.assert_array_equal(env.state(), np.concatenate([obs[agent] for agent in env.agents]))
+    env.reset(seed=0)
     env.max_cycles = 10
     assert env.unwrapped is env and env.num_agents == 3
+
+
+def test_the_state_is_who_acts_next() -> None:
+    env = parallel_env("particles", num_agents=5, horizon=200)
+    assert env.state_space.shape == (5 * 6,) and env.state_space.dtype == np.float32
+    env.reset(seed=0, options={"num_agents": 4})
+    speed = dict.fromkeys(env.agents, 0.0)
+    born = empty = 0
+    while True:
+        places, headings = env.positions(), env.headings()
+        expected = [
+            [1.0, *places[agent], np.cos(headings[agent]), np.sin(headings[agent]), speed[agent]]
+            for agent in env.agents
+        ]
+        state = env.state()
+        assert env.state_space.contains(state)
+        rows = state.reshape(5, 6)
+        there = rows[rows[:, 0] == 1]
+        found, expected = (
+            sorted(rows, key=lambda row: np.round(row, 3).tolist()) for rows in (there.tolist(), expected)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert not rows[rows[:, 0] != 1].any()
+        empty += 5 - len(there)
+        if not env.agents:
+            break
+        before = set(env.agents)
+        *_, infos = env.step({agent: np.array([0.0, 1.0]) for agent in env.agents})
+        speed = {agent: info["velocity_m_s"] if agent in before else 0.0 for agent, info in infos.items()}
+        born += len(set(env.agents) - before)
+    assert born > 3 and empty > 50
+
+
+def test_state_in_turn() -> None:
+    one: Any = particles_v0.env(num_agents=3)
+    other = parallel_env("particles", num_agents=3)
+    one.reset(seed=1)
+    other.reset(seed=1)
+    for _ in range(20):
+        assert one.state_space == other.state_space
+        np.testing.assert_array_equal(one.state(), other.state())
+        for _ in other.agents:
+            one.step(np.array([0.0, 1.0]))
+        other.step(dict.fromkeys(other.agents, np.array([0.0, 1.0])))
 
 
 def test_pictures() -> None:

@@ -68,6 +68,15 @@ def test_slots_are_always_there_and_their_infos_constant() -> None:
             empty += not info["active"]
             ended += info["terminated"]
         assert env.positions().keys() == {s for s in slots if infos[s]["active"] or before[s] >= 0}
+        assert env.headings().keys() == env.positions().keys()
+        assert env.next_positions().keys() == env.next_headings().keys() == {s for s in slots if infos[s]["active"]}
+        for row, slot in zip(env.state().reshape(5, 6), slots, strict=True):
+            expected = np.zeros(6)
+            if infos[slot]["active"]:
+                speed = 0.0 if infos[slot]["spawned"] else infos[slot]["velocity_m_s"]
+                heading = env.next_headings()[slot]
+                expected = [1, *env.next_positions()[slot], np.cos(heading), np.sin(heading), speed]
+            np.testing.assert_allclose(row, expected, atol=1e-5)
     assert empty > 50 and ended > 5
 
 
@@ -109,7 +118,10 @@ def assert_same_episode(lives: LivesEnv, slots: SlotsEnv, seed: int, steps: int)
             assert (slot_info["terminated"], slot_info["truncated"]) == (terminated[agent], truncated[agent])
             assert infos[agent].items() <= slot_info.items()
             np.testing.assert_array_equal(slots.positions()[slot], lives.positions()[agent])
+            assert slots.headings()[slot] == lives.headings()[agent]
             endings += slot_info["terminated"] or slot_info["truncated"]
+        np.testing.assert_array_equal(slots.state(), lives.state())
+        assert slots.state_space.contains(slots.state())
     assert bool(lives.agents) == bool(slots.agents)
     return endings
 
