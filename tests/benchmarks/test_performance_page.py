@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
-from benchmarks import neighbour_rule, performance_page, step_speed
+from benchmarks import baselines, neighbour_rule, performance_page, step_speed
 from copo_envs.scenes import SCENES
 
 
@@ -29,6 +30,17 @@ def test_every_scene_was_measured_and_compared() -> None:
 def test_the_neighbour_rules_table_shows_the_committed_runs() -> None:
     text = neighbour_rule.PAGE.read_text(encoding="utf-8")
     assert neighbour_rule.fill(text) == text
+
+
+def test_the_baselines_table_shows_the_committed_measurement() -> None:
+    text = baselines.PAGE.read_text(encoding="utf-8")
+    assert baselines.fill(text) == text
+    rows = pd.read_csv(baselines.FOLDER / "baselines.csv").set_index(["scene", "driver"])
+    for scene in SCENES:
+        ruled, random = rows.loc[(scene, "rule_based")], rows.loc[(scene, "random")]
+        assert ruled["episodes"] == random["episodes"] >= 5
+        assert ruled["success_low"] > random["success_high"], scene
+    assert rows.loc[("intersection", "rule_based"), "success_rate"] > 0.3
 
 
 @pytest.mark.simulator
