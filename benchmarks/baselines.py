@@ -58,9 +58,10 @@ def table(rows: pd.DataFrame) -> str:
     ]
     for row in rows.to_dict("records"):
         shares = (100 * row[name] for name in ("crash_rate", "out_rate", "max_step_rate"))
+        low, high = 100 * row["success_low"], 100 * row["success_high"]
         lines.append(
-            f"| `{row['scene']}` | {row['driver'].replace('_', '-')} | {row['lives']} | {100 * row['success_rate']:.1f} "
-            f"({100 * row['success_low']:.1f} to {100 * row['success_high']:.1f}) "
+            f"| `{row['scene']}` | {row['driver'].replace('_', '-')} | {row['lives']} "
+            f"| {100 * row['success_rate']:.1f} ({low:.1f} to {high:.1f}) "
             f"| {' | '.join(f'{share:.1f}' for share in shares)} | {row['throughput']:.1f} |"
         )
     return "\n".join(lines)

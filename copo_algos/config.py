@@ -97,7 +97,8 @@ class TrainConfig:
     seed: int = 0
     """Of everything random in the run. The map of pg_map is 5000 + 1000 * seed."""
     total_steps: int = 1_000_000
-    """Env steps to train for; one moves all vehicles of one environment by 0.1 s. Whole iterations."""
+    """Env steps to train for; one moves all vehicles of one environment by 0.1 s. Whole iterations; where it is less
+    than one, one short iteration."""
     preset: PresetName = "default"
     """default: what evidence shows best. paper: the values behind the published table. paper_torch: their port's."""
     run_dir: Path | None = None
@@ -134,6 +135,12 @@ class TrainConfig:
     def start_seed(self) -> int:
         """The map of pg_map: each run seed has its own, as in the published protocol."""
         return 5000 + 1000 * self.seed
+
+    @property
+    def iteration_steps(self) -> int:
+        """Env steps between updates: `steps_per_iteration`, or as few as the whole training has."""
+        rows = max(1, self.num_envs)
+        return min(self.steps_per_iteration, -(-self.total_steps // rows) * rows)
 
     def folder(self) -> Path:
         """The run folder."""
@@ -220,11 +227,8 @@ def check(config: TrainConfig) -> None:
             f"steps_per_iteration={config.steps_per_iteration} does not split over {rows} environments; "
             f"use a multiple of {rows}"
         )
-    if config.total_steps < config.steps_per_iteration:
-        raise UserError(
-            f"total_steps={config.total_steps} is less than one iteration; use at least "
-            f"steps_per_iteration={config.steps_per_iteration}"
-        )
+    if config.total_steps < 1:
+        raise UserError(f"total_steps={config.total_steps}; use 1 or more")
     for name, value, low, high in (
         ("gamma", ppo.gamma, 0, 1),
         ("global_gamma", ppo.global_gamma, 0, 1),
@@ -236,6 +240,7 @@ def check(config: TrainConfig) -> None:
             raise UserError(f"{name}={value} is not in [{low}, {high}]")
     for name, number in (
         ("seed", config.seed),
+        ("rule_based", config.rule_based),
         ("fragment_steps", ppo.fragment_steps),
         ("lcf_minibatch_size", lcf.lcf_minibatch_size),
         ("lcf_passes", lcf.lcf_passes),

@@ -212,7 +212,7 @@ class Trainer:
             self.scenes.set_num_agents(self.num_agents)
 
     def _collect(self, after_step: Callable[[], None]) -> Rollout:
-        num_steps = self.config.steps_per_iteration // self.scenes.num_envs
+        num_steps = self.config.iteration_steps // self.scenes.num_envs
         actor = self.actor if self.device.type == "cpu" else copy.deepcopy(self.actor).cpu()
         return self.collector.collect(actor, num_steps, *self._lcf_values(), after_step, self.clock)
 
@@ -286,7 +286,7 @@ class Trainer:
                 "lcf_gradient": meta.gradient_mean,
             }
         seconds = {f"{name}_s": value for name, value in clock.wall.items()}
-        return {**row, **seconds, "steps_per_s": self.config.steps_per_iteration / clock.total}
+        return {**row, **seconds, "steps_per_s": self.config.iteration_steps / clock.total}
 
 
 def train(config: TrainConfig) -> Path:

@@ -136,7 +136,7 @@ def test_unknown_names():
         ({"num_envs": 3}, "steps_per_iteration=1600 does not split over 3 environments"),
         ({"num_envs": 4, "steps_per_iteration": 0}, "steps_per_iteration=0 does not split over 4"),
         ({"num_envs": 0, "steps_per_iteration": 0}, "steps_per_iteration=0 does not split over 1"),
-        ({"total_steps": 1599}, "total_steps=1599 is less than one iteration"),
+        ({"total_steps": 0}, "total_steps=0; use 1 or more"),
         ({"gamma": 1.01}, "gamma=1.01 is not in [0, 1]"),
         ({"fixed_lcf": -1.5}, "fixed_lcf=-1.5 is not in [-1, 1]"),
         ({"num_neighbours": 0}, "num_neighbours=0; use a number above 0"),

@@ -385,3 +385,22 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_with_a_checkpoint(
 
 def test_learning_that_diverges_is_refused(tmp_path: Path):
     assert "try a smaller --learning-rate" in refusal(tiny(tmp_path, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("algorithm", ["ippo", "copo"])
+def test_less_than_one_iteration_is_one_short_one(tmp_path: Path, algorithm: str):
+    folder = train(tiny(tmp_path / "run", algorithm, num_envs=2, total_steps=5))
+    assert steps(folder) == [6]  # whole steps of both environments
+    assert [path.name for path in checkpoints(folder)] == ["step_000000006"]
+    assert float(metrics(folder)[0]["kl"]) >= 0
+
+
+@pytest.mark.simulator
+def test_a_training_does_not_depend_on_the_step_in_use(tmp_path: Path):
+    """MetaDrive's own step and the batched one give the same metrics, to the last digit."""
+    same = {"scene": "intersection", "num_agents": 6, "horizon": 40, "steps_per_iteration": 60, "total_steps": 120}
+    fast, stock = (
+        untimed(train(tiny(tmp_path / step, **same, num_envs=1, step_backend=step))) for step in ("fast", "stock")
+    )
+    assert fast == stock and len(fast) == 2
+    assert int(fast[-1]["lives"]) > 4

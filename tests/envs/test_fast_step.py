@@ -124,12 +124,20 @@ def test_tables_hold_the_booths_of_the_present_map_only() -> None:
 def test_nothing_is_kept_of_vehicles_that_are_gone(closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]) -> None:
     simulator = closing(MetaDriveSimulator(scene_options("intersection", num_agents=8, delay_done=1)))
     simulator.reset(0)
+    before = _sizes(simulator._fast)
     for _ in range(120):
         simulator.step(np.tile(np.array([0.4, 1.0], np.float32), (8, 1)))  # in circles, off the road
     manager = simulator.metadrive.agent_manager
     assert manager.next_agent_count > 24
     for kept in (manager.observations, manager.observation_spaces, manager.action_spaces):
         assert len(kept) <= 8
+    after = _sizes(simulator._fast)
+    assert len(before) >= 4
+    assert all(after[name] <= max(size, 8) for name, size in before.items())
+
+
+def _sizes(thing: Any) -> dict[str, int]:
+    return {name: len(value) for name, value in vars(thing).items() if isinstance(value, (dict, list, set))}
 
 
 def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
