@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from benchmarks import baselines, neighbour_rule, performance_page, step_speed
+from benchmarks import baselines, performance_page, settings_page, step_speed
 from copo_envs.scenes import SCENES
 
 
@@ -27,9 +27,9 @@ def test_every_scene_was_measured_and_compared() -> None:
         assert all((row["cells_apart"], row["parted_at"]) == ("0", "-1") for row in seeds)
 
 
-def test_the_neighbour_rules_table_shows_the_committed_runs() -> None:
-    text = neighbour_rule.PAGE.read_text(encoding="utf-8")
-    assert neighbour_rule.fill(text) == text
+def test_the_tables_of_settings_show_the_committed_runs() -> None:
+    text = settings_page.PAGE.read_text(encoding="utf-8")
+    assert settings_page.fill(text) == text
 
 
 def test_the_baselines_table_shows_the_committed_measurement() -> None:

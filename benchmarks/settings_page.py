@@ -1,0 +1,75 @@
+"""Settings that were tried with CoPO on the intersection: `python -m benchmarks.settings_page` puts them into the docs.
+
+Reads the metrics.csv of trainings and shows how many arrived, as docs/algorithms.md says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+RESULTS = Path(__file__).parent / "results"
+TRIED = RESULTS / "settings"
+PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
+LOOSE, TIGHT = "`clip_coef` 0.3, `value_clip` 10", "0.2, 100 (default)"
+TABLES = {
+    "neighbour-rule": {
+        "`ours`, seed 0": TRIED / "loose_ours_seed0.csv",
+        "`tf`, seed 0": TRIED / "loose_tf_seed0.csv",
+        "`ours`, seed 100": TRIED / "loose_ours_seed100.csv",
+        "`tf`, seed 100": TRIED / "loose_tf_seed100.csv",
+    },
+    "clipping": {
+        f"{LOOSE}, seed 100": TRIED / "loose_ours_seed100.csv",
+        f"{TIGHT}, seed 100": TRIED / "tight_ours_seed100.csv",
+        f"{LOOSE}, seed 0": TRIED / "loose_ours_seed0.csv",
+        f"{TIGHT}, seed 0": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+    },
+}
+"""Name of the place in the page -> run -> its metrics."""
+MARKS = (40_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
+WINDOW = 10  # iterations
+
+
+def success_at(metrics: pd.DataFrame, env_steps: int) -> float | None:
+    """Share of the lives that arrived, of those that ended in the last WINDOW iterations; None where the run ended."""
+    if metrics["env_steps"].iloc[-1] < env_steps:
+        return None
+    window = metrics[metrics["env_steps"] <= env_steps].tail(WINDOW)
+    return float(window["successes"].sum() / max(1, window["ended"].sum()))
+
+
+def best(metrics: pd.DataFrame) -> float:
+    """The greatest such share of a training."""
+    rows = metrics[["successes", "ended"]].rolling(WINDOW).sum()
+    return float((rows["successes"] / rows["ended"]).max())
+
+
+def table(runs: dict[str, Path]) -> str:
+    """Markdown: a row per run."""
+    lines = [
+        f"| success, %, last {WINDOW} iterations, after | {' | '.join(f'{mark:,}' for mark in MARKS)} "
+        "| best | phi at the end |",
+        f"| --- | {' | '.join('---:' for _ in MARKS)} | ---: | ---: |",
+    ]
+    for name, path in runs.items():
+        metrics = pd.read_csv(path)
+        values = (success_at(metrics, mark) for mark in MARKS)
+        cells = ("" if value is None else f"{100 * value:.0f}" for value in values)
+        phi = metrics["lcf_mean_deg"].iloc[-1]
+        lines.append(f"| {name} | {' | '.join(cells)} | {100 * best(metrics):.0f} | {phi:.0f}° |")
+    return "\n".join(lines)
+
+
+def fill(page: str) -> str:
+    """The page with the tables in their places."""
+    for name, runs in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        head, _, rest = page.partition(begin)
+        page = f"{head}{begin}\n{table(runs)}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
