@@ -12,6 +12,7 @@ from typing import Any
 
 import metadrive.envs.marl_envs as marl_envs
 import numpy as np
+from metadrive.component.lane.straight_lane import StraightLane
 from metadrive.component.pgblock.parking_lot import ParkingLot
 from metadrive.component.road_network import Road
 from metadrive.component.vehicle.base_vehicle import BaseVehicle
@@ -306,8 +307,8 @@ class MetaDriveSimulator:
         lanes, lines, buildings = [], [], []
         network = self._env.current_map.road_network
         for lane in network.get_all_lanes():
-            steps = max(2, int(lane.length / 2) + 1)
-            along = np.linspace(0, lane.length, steps)
+            bends = not isinstance(lane, StraightLane)
+            along = np.linspace(0, lane.length, 2 + int(2 * lane.length) if bends else 2)
             sides = [np.array([lane.position(s, side * lane.width / 2)[:2] for s in along]) for side in (-1, 1)]
             lanes.append(np.concatenate([sides[0], sides[1][::-1]]))
             for side, kind, colour in zip(sides, lane.line_types, lane.line_colors, strict=True):

@@ -104,12 +104,12 @@ def test_heading_turns_a_vehicle_and_tells_its_front_from_its_back(renderer: Top
     )
     rows, columns = changed(empty, north)
     assert np.ptp(rows) > 1.8 * np.ptp(columns)
-    # Life 0 is blue and its lamps are warm white: the only bright red is at its front.
+    # Life 0 is blue and its tail lamps are red; its head lamps alone are bright in red and in green.
     column = place(50.0, 30.0)[1]
     rows, columns = changed(empty, east)
-    assert columns[east[rows, columns, 0] > 150].mean() > column + 4
+    assert columns[east[rows, columns, :2].min(axis=-1) > 150].mean() > column + 4
     rows, columns = changed(empty, west)
-    assert columns[west[rows, columns, 0] > 150].mean() < column - 4
+    assert columns[west[rows, columns, :2].min(axis=-1) > 150].mean() < column - 4
 
 
 def test_headings_are_counter_clockwise(renderer: TopDownRenderer) -> None:
