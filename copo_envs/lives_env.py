@@ -27,7 +27,8 @@ def parallel_env(
         render_mode: None, "rgb_array" or "human".
         in_process: True: simulate in this process; False: in a worker process; None: in this process, unless it holds
             a MetaDrive engine already.
-        options: fields of `SceneOptions`: num_agents, horizon, drain, respawn, ...; and `render_options`, see `SceneEnv`.
+        options: fields of `SceneOptions`: num_agents, horizon, drain, respawn, ...
+            And `render_options`, see `SceneEnv`.
     """
     return LivesEnv(scene, render_mode=render_mode, in_process=in_process, **options)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from copo_envs.drawing.canvas import SUPERSAMPLE, Body
 from copo_envs.drawing.follow import Follower
 from copo_envs.drawing.ground import Ground
 from copo_envs.drawing.legend import Legend
-from copo_envs.drawing.options import COLOUR_BY, MIN_SIZE, RenderError, RenderOptions, render_options
+from copo_envs.drawing.options import COLOUR_BY, MARKER_STEPS, MIN_SIZE, RenderError, RenderOptions, render_options
 from copo_envs.drawing.palette import TOP_SPEED, vehicle_colours
 from copo_envs.outcomes import Outcome
 from copo_envs.step_batch import StepBatch
@@ -30,9 +29,6 @@ __all__ = [
     "write_gif",
     "write_video",
 ]
-
-MARKER_STEPS = 12
-"""Env steps for which a ring shows how a life ended."""
 
 
 class TopDownRenderer:

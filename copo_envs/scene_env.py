@@ -57,7 +57,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
 
     Args:
         scene: a name from `copo_envs.SCENES`.
-        render_mode: None, "rgb_array": `render()` gives a picture, or "human": a window, in which `reset` and `step` draw
+        render_mode: None; "rgb_array": `render()` gives a picture; "human": a window, in which `reset` and `step` draw
             by themselves.
         render_options: fields of `copo_envs.render.RenderOptions`: size, colour_by ("vehicle" or "speed"), follow,
             span, neighbourhood.

@@ -150,9 +150,10 @@ class MetaDriveSimulator:
 
     Args:
         options: from `scene_options`.
+        settings: of MetaDrive's own, beyond those that the options stand for.
     """
 
-    def __init__(self, options: SceneOptions):
+    def __init__(self, options: SceneOptions, settings: dict[str, Any] | None = None):
         spec = get_scene(options.scene)
         self.options = options
         self.num_slots = options.num_agents
@@ -160,6 +161,7 @@ class MetaDriveSimulator:
         self.max_lives = options.max_lives
         self.batch = StepBatch.zeros(self.num_slots, self.obs_size)
         self._class_name = spec.metadrive_class
+        self._settings = dict(settings or {})
         self._env: Any = None
         self._fast: Any = None  # the batched step, once it has been made
         self._batched: Any = None  # the batched step, or None: MetaDrive's own
@@ -366,6 +368,7 @@ class MetaDriveSimulator:
                 # holds one.
                 "store_map": options.scene == "pg_map",
                 "log_level": logging.ERROR,
+                **self._settings,
             }
         )
         env.max_lives = self.max_lives

@@ -71,7 +71,11 @@ class Window:
         try:
             display.init()
             seen = "SDL_VIDEODRIVER" in os.environ or display.get_driver() not in ("offscreen", "dummy")
-            reason = f"DISPLAY={os.environ['DISPLAY']} does not answer" if os.environ.get("DISPLAY") else "DISPLAY is not set"
+            reason = (
+                f"DISPLAY={os.environ['DISPLAY']} does not answer"
+                if os.environ.get("DISPLAY")
+                else "DISPLAY is not set"
+            )
         except self._pygame.error as error:
             seen, reason = False, str(error)
         if not seen:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from copo_envs.drawing.options import RenderError
+from copo_envs.drawing.options import MARKER_STEPS, RenderError
 from copo_envs.step_batch import StepBatch
-
-STAY_STEPS = 12
-"""Env steps for which the view stays where the life that it followed has ended."""
 
 
 class Follower:
@@ -31,7 +28,7 @@ class Follower:
         """Number of the life that is followed; None before anybody drives."""
         self.place: np.ndarray | None = None
         """(2,) metres: where it is, or ended."""
-        self._ended_at: int | None = None
+        self._ended_at: int | None = None  # the view stays there for as long as the ring shows how
 
     @property
     def name(self) -> str:
@@ -70,7 +67,7 @@ class Follower:
         """Whether to choose anew."""
         if self._wanted in alive and self.life != self._wanted:
             return True
-        return self.life is None or (self._ended_at is not None and now - self._ended_at >= STAY_STEPS)
+        return self.life is None or (self._ended_at is not None and now - self._ended_at >= MARKER_STEPS)
 
     def _choose(self, batch: StepBatch, alive: dict[int, int]) -> int | None:
         if self._slot is not None:

@@ -14,6 +14,8 @@ COLOUR_BY = ("vehicle", "outcome", "speed", "lcf", "value")
 MIN_SIZE = 200
 MIN_SPAN = 5.0
 DEFAULT_SPAN = 60.0
+MARKER_STEPS = 12
+"""Env steps for which a ring shows how a life ended."""
 
 
 class RenderError(ValueError):
