@@ -64,6 +64,11 @@ class TopDownRenderer:
         self._body = Body(length, width, SUPERSAMPLE * self._scale)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return self._height + self._strip, self._width
+
+    @property
     def followed(self) -> int | None:
         """Number of the life in the middle of the last picture; None where the whole map is seen."""
         return None if self._follower is None else self._follower.life

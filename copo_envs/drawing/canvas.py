@@ -90,8 +90,8 @@ class Body:
     def draw_ending(self, canvas: Canvas, x: float, y: float, outcome: int, progress: float, least: float) -> None:
         """A ring that opens and thins out as `progress` goes from 0 to 1; at least so many metres large."""
         size = max(self.length, least)
-        thickness = max(round((0.22 - 0.16 * progress) * size * canvas.scale), 2)
-        canvas.disc(x, y, size * (0.6 + 0.5 * progress), None, palette.ENDINGS[outcome], thickness)
+        thickness = (1 - 0.73 * progress) * min(0.22 * size * canvas.scale, 4.5 * SUPERSAMPLE)
+        canvas.disc(x, y, size * (0.6 + 0.5 * progress), None, palette.ENDINGS[outcome], max(round(thickness), 2))
 
 
 def _placed(points: np.ndarray, x: float, y: float, heading: float) -> np.ndarray:

@@ -67,7 +67,7 @@ def _strokes(scenery: dict[str, Any]) -> list[Stroke]:
     """What to draw, one after the other: (points (K, 2), how)."""
 
     def kerb(canvas: Canvas, points: np.ndarray) -> None:
-        canvas.line(np.concatenate([points, points[:1]]), palette.KERB, 1.8)
+        canvas.line(_closed(points), palette.KERB, 1.8)
 
     def lane(canvas: Canvas, points: np.ndarray) -> None:
         canvas.polygon(points, palette.ASPHALT)
@@ -77,7 +77,7 @@ def _strokes(scenery: dict[str, Any]) -> list[Stroke]:
 
     def building(canvas: Canvas, points: np.ndarray) -> None:
         canvas.polygon(points, palette.ROOF)
-        canvas.line(np.concatenate([points, points[:1]]), palette.ROOF_EDGE, 0.4)
+        canvas.line(_closed(points), palette.ROOF_EDGE, 0.4)
 
     strokes: list[Stroke] = [(points, kerb) for points in scenery["lanes"]]
     strokes += [(points, lane) for points in scenery["lanes"]]
@@ -85,6 +85,11 @@ def _strokes(scenery: dict[str, Any]) -> list[Stroke]:
         strokes += [(piece, line(palette.LINES[colour])) for piece in (_dashes(points) if dashed else [points])]
     strokes += [(points, building) for points in scenery["buildings"]]
     return strokes
+
+
+def _closed(points: np.ndarray) -> np.ndarray:
+    """The line around a polygon, with its second point once more: so the first corner is rounded as well."""
+    return np.concatenate([points, points[:2]])
 
 
 def _dashes(line: np.ndarray, period: float = 7.5, share: float = 0.4) -> list[np.ndarray]:
