@@ -12,7 +12,7 @@ USAGE = """usage: copo {train,evaluate,watch} ...
 
   copo train ALGORITHM --scene S      train a population; writes a run folder
   copo evaluate RUN_OR_FOLDER         drive a trained policy and score it
-  copo watch RUN                      a video of it, seen from above
+  copo watch RUN                      a video of it, seen from above or in 3D, or a window
 
 copo COMMAND --help explains each."""
 
@@ -74,7 +74,7 @@ def _run(command: str, arguments: list[str]) -> int:
         else:
             from copo_algos.watch import WatchConfig, watch
 
-            watch(tyro.cli(WatchConfig, args=arguments, prog="copo watch"))
+            watch(tyro.cli(WatchConfig, args=_follow_auto(arguments), prog="copo watch"))
     except (UserError, SceneError, WorkerError) as error:
         print(f"copo {command}: {error}", file=sys.stderr)
         return 2
@@ -82,6 +82,16 @@ def _run(command: str, arguments: list[str]) -> int:
         print(f"copo {command}: {str(error) or 'stopped'}", file=sys.stderr)
         return 130
     return 0
+
+
+def _follow_auto(arguments: list[str]) -> list[str]:
+    """--follow without a word after it follows whom it likes."""
+    following = [*arguments[1:], "--"]
+    return [
+        word
+        for argument, after in zip(arguments, following, strict=True)
+        for word in ([argument, "auto"] if argument == "--follow" and after.startswith("-") else [argument])
+    ]
 
 
 def _preset_name(arguments: list[str]) -> str:

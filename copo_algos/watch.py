@@ -1,12 +1,13 @@
-"""`copo watch`: drive a trained policy without a window and make a video of it, seen from above."""
+"""`copo watch`: drive a trained policy and make a video of it, or show it in a window."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,16 +21,18 @@ from copo_algos.policy import Policy, load_policy, shipped_policy
 from copo_algos.released import is_released, load_released
 from copo_envs.outcomes import Outcome
 from copo_envs.process import make_simulator
-from copo_envs.render import RenderError, TopDownRenderer, check_video, write_video
+from copo_envs.render import RenderError, TopDownRenderer, check_video, render_options, write_video
 from copo_envs.scenes import SceneOptions, get_scene, scene_options
 from copo_envs.step_batch import Simulator, StepBatch
+from copo_envs.view_3d import View3D, check_assets
+from copo_envs.window import Window
 
 STEP_S = 0.1  # one env step, in every scene
 
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """Drive a trained policy and make a video of it, seen from above."""
+    """Drive a trained policy and make a video of it, seen from above; or show it in a window, or in 3D."""
 
     run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """A run folder, a checkpoint, a policy folder, or an .npz file of CoPO's authors (and --scene). Default: a policy
@@ -48,13 +51,26 @@ class WatchConfig:
     seed: int = 0
     """Of the episode, the coordination factors and the actions: the same seed makes the same film."""
     output: Path | None = None
-    """The file, .gif or .mp4. Default: videos/<scene>-<algorithm>.gif."""
+    """The file, .gif or .mp4. Default: videos/<scene>-<algorithm>.gif, in 3D .mp4."""
     size: int = 480
     """Pixels of the longest side."""
     fps: int = 10
     """Frames a second."""
     colour_by: Literal["vehicle", "outcome", "speed", "lcf"] = "vehicle"
     """What a vehicle's colour says: which one it is, how its life will end, its speed, or its coordination factor."""
+    follow: str | None = None
+    """Look at one vehicle instead of the whole map: agent_<number>, slot_<number>, or auto, which is also meant without
+    a word after it: the first vehicle and, when it has ended, the one that began last."""
+    span: float | None = None
+    """Metres to see around the followed vehicle. Default: 60, or enough for the neighbourhood."""
+    neighbourhood: float | None = None
+    """Draw a circle of this radius in metres around the followed vehicle, or around every vehicle."""
+    window: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show it live in a window instead of writing a file."""
+    view_3d: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(aliases=["--3d"])] = False
+    """MetaDrive's own 3D view. Needs its assets, which `python -m metadrive.pull_asset` fetches, and OpenGL."""
+    camera: Literal["follow", "top"] = "follow"
+    """In 3D: behind a vehicle, or looking straight down."""
     lcf: float | None = None
     """Coordination factor for everybody, in [-1, 1]. Default: drawn for each life from what was learned."""
     num_agents: int | None = None
@@ -74,6 +90,7 @@ class _Shot:
     episode: int
     batch: StepBatch
     wrecks: np.ndarray
+    traffic: np.ndarray
     lcf: np.ndarray
     caption: str
 
@@ -82,43 +99,85 @@ Endings = dict[tuple[int, int], int]
 """(episode, life) -> how it ended."""
 
 
-def watch(config: WatchConfig) -> Path:
-    """Write the video and return its path.
+def watch(config: WatchConfig) -> Path | None:
+    """Write the video and return its path, or show it in a window.
 
     Raises:
-        UserError: settings that do not fit each other, the policy or the file system.
+        UserError: settings that do not fit each other, the policy, the display or the file system.
         SceneError: an unknown scene, or more vehicles than it holds.
         CheckpointError: no such policy.
     """
     _check_numbers(config)
-    policy = _policy(config)
-    _check_lcf(config, policy)
-    options = _scene(config, policy)
-    name = f"{options.scene} · {policy.info.algorithm}"
-    output = config.output or Path("videos") / f"{options.scene}-{policy.info.algorithm}.gif"
-    torch.set_num_threads(1)  # a population is a small batch: handing it between threads costs more than it wins
-    console = Console()
-    simulator = make_simulator(options)
-    endings: Endings = {}
     try:
-        check_video(output, config.fps)
-        simulator.reset(config.seed)
-        renderer = TopDownRenderer(simulator.scenery(), config.size, config.colour_by)
-        with _bar(console) as bar:
-            driving = bar.add_task(name, total=config.warmup + config.steps, success="")
-            shots = []
-            for shot in _drive(simulator, policy, config, endings, name):
-                bar.update(driving, advance=1, success=_success(endings))
-                shots.append(shot)
-            drawing = bar.add_task("drawing", total=len(range(0, config.steps, config.stride)), success="")
-            frames = _draw(shots[config.warmup :], renderer, endings, config)
-            write_video(output, bar.track(frames, task_id=drawing), config.fps)
+        _check_view(config)
+        policy = _policy(config)
+        _check_lcf(config, policy)
+        options = _scene(config, policy)
+        torch.set_num_threads(1)  # a population is a small batch: handing it between threads costs more than it wins
+        stage = _stage(config, options)
+        film = _Film(make_simulator(options) if stage is None else stage.simulator, policy, config, options.scene)
+        try:
+            output = film.show() if config.window else film.write(stage)
+        finally:
+            film.simulator.close()
     except RenderError as error:
         raise UserError(str(error)) from error
-    finally:
-        simulator.close()
-    console.print(f"{output}: {name}, {_summary(endings)}", highlight=False, soft_wrap=True)
+    written = "" if output is None else f"{output}: "
+    Console().print(f"{written}{film.name}, {_summary(film.endings)}", highlight=False, soft_wrap=True)
     return output
+
+
+class _Film:
+    """One film of a policy on a simulator."""
+
+    def __init__(self, simulator: Simulator, policy: Policy, config: WatchConfig, scene: str):
+        self.simulator = simulator
+        self.name = f"{scene} · {policy.info.algorithm}"
+        self.endings: Endings = {}
+        self._policy, self._config = policy, config
+        self._file_name = f"{scene}-{policy.info.algorithm}"
+
+    def show(self) -> None:
+        """Live, until its end or until the user closes the window."""
+        window = Window(self.name, self._config.fps)
+        try:
+            shots = islice(self._shots(), self._config.warmup, None)
+            for picture in _draw(shots, self._renderer(), self.endings, self._config):
+                if not window.show(picture):
+                    break
+        finally:
+            window.close()
+
+    def write(self, stage: View3D | None) -> Path:
+        """To a file: drawn from above when everything has been driven, or in 3D meanwhile. Returns its path."""
+        config = self._config
+        default = f"{self._file_name}.gif" if stage is None else f"{self._file_name}-3d.mp4"
+        output = check_video(config.output or Path("videos") / default, config.fps)
+        drawn = len(range(0, config.steps, config.stride))
+        shots = self._shots()
+        with _bar(Console()) as bar:
+            if stage is not None:
+                filming = bar.add_task(self.name, total=drawn, success="")
+                frames = _draw_3d(islice(shots, config.warmup, None), stage, config)
+                return write_video(output, bar.track(frames, task_id=filming), config.fps)
+            renderer = self._renderer()
+            driving = bar.add_task(self.name, total=config.warmup + config.steps, success="")
+            driven = []
+            for shot in shots:
+                bar.update(driving, advance=1, success=_success(self.endings))
+                driven.append(shot)
+            seen = driven[config.warmup :]
+            _check_followed(config.follow, seen)
+            drawing = bar.add_task("drawing", total=drawn, success="")
+            frames = _draw(seen, renderer, self.endings, config)
+            return write_video(output, bar.track(frames, task_id=drawing), config.fps)
+
+    def _shots(self) -> Iterator[_Shot]:
+        self.simulator.reset(self._config.seed)
+        return _drive(self.simulator, self._policy, self._config, self.endings, self.name)
+
+    def _renderer(self) -> TopDownRenderer:
+        return TopDownRenderer(self.simulator.scenery(), **_look(self._config))
 
 
 def _check_numbers(config: WatchConfig) -> None:
@@ -127,6 +186,40 @@ def _check_numbers(config: WatchConfig) -> None:
             raise UserError(f"{name}={getattr(config, name)} is too small; use {least} or more")
     if config.lcf is not None and not -1 <= config.lcf <= 1:
         raise UserError(f"lcf={config.lcf} is not in [-1, 1]; 0 is selfish, 1 lives for the neighbours")
+
+
+def _check_view(config: WatchConfig) -> None:
+    """Refuse views that cannot be or do not go together."""
+    render_options(**_look(config))
+    if config.window and config.output is not None:
+        raise UserError(f"window shows it instead of writing {config.output}; leave one out")
+    if config.window and config.colour_by == "outcome":
+        raise UserError("colour_by=outcome is how a life will end, which nobody knows while it is shown; write a file")
+    if not config.view_3d:
+        if config.camera != "follow":
+            raise UserError(f"camera={config.camera} is one of the 3D view; give 3d too")
+        return
+    for name, given in (
+        ("window", config.window),
+        (f"neighbourhood={config.neighbourhood}", config.neighbourhood is not None),
+        (f"colour_by={config.colour_by}", config.colour_by != "vehicle"),
+    ):
+        if given:
+            raise UserError(f"{name} belongs to the view from above; leave it out, or leave out 3d")
+    if config.camera == "follow" and config.span is not None:
+        raise UserError(f"span={config.span} is what camera=top sees; leave it out, or give that camera")
+    check_assets()
+
+
+def _look(config: WatchConfig) -> dict[str, Any]:
+    names = ("size", "colour_by", "follow", "span", "neighbourhood")
+    return {name: getattr(config, name) for name in names}
+
+
+def _stage(config: WatchConfig, options: SceneOptions) -> View3D | None:
+    if not config.view_3d:
+        return None
+    return View3D(options, config.size, config.camera, config.follow, config.span)
 
 
 def _policy(config: WatchConfig) -> Policy:
@@ -185,7 +278,7 @@ def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: E
         caption = f"{name} · {float(batch.episode_step) * STEP_S:.1f} s"
         if endings:
             caption += f" · {_success(endings)}"
-        yield _Shot(episode, _copy(batch), simulator.wrecks(), lcf.copy(), caption)
+        yield _Shot(episode, _copy(batch), simulator.wrecks(), simulator.traffic(), lcf.copy(), caption)
 
 
 def _begin_lives(
@@ -196,7 +289,28 @@ def _begin_lives(
     lcf[born] = policy.draw_lcf(int(born.sum()), rng) if config.lcf is None else config.lcf
 
 
-def _draw(shots: list[_Shot], renderer: TopDownRenderer, endings: Endings, config: WatchConfig) -> Iterator[np.ndarray]:
+def _check_followed(follow: str | None, shots: list[_Shot]) -> None:
+    """Refuse to follow an agent that is not in the film."""
+    if follow is None or not follow.startswith("agent_"):
+        return
+    lives = {int(life) for shot in shots for life in shot.batch.life[shot.batch.active]}
+    if lives and int(follow.removeprefix("agent_")) not in lives:
+        raise RenderError(
+            f"{follow} does not drive in this film; choose one of agent_{min(lives)} to agent_{max(lives)}"
+        )
+
+
+def _draw_3d(shots: Iterable[_Shot], stage: View3D, config: WatchConfig) -> Iterator[np.ndarray]:
+    for step, shot in enumerate(shots):
+        if step % config.stride:
+            stage.note(shot.batch)
+        else:
+            yield stage.frame(shot.batch)
+
+
+def _draw(
+    shots: Iterable[_Shot], renderer: TopDownRenderer, endings: Endings, config: WatchConfig
+) -> Iterator[np.ndarray]:
     for step, shot in enumerate(shots):
         values = None
         if config.colour_by == "lcf":
@@ -206,7 +320,7 @@ def _draw(shots: list[_Shot], renderer: TopDownRenderer, endings: Endings, confi
         if step % config.stride:
             renderer.note(shot.batch)
         else:
-            yield renderer.frame(shot.batch, shot.wrecks, values, shot.caption)
+            yield renderer.frame(shot.batch, shot.wrecks, values, shot.caption, shot.traffic)
 
 
 def _copy(batch: StepBatch) -> StepBatch:

@@ -24,10 +24,11 @@ def parallel_env(
 
     Args:
         scene: a name from `copo_envs.SCENES`.
-        render_mode: None or "rgb_array".
+        render_mode: None, "rgb_array" or "human".
         in_process: True: simulate in this process; False: in a worker process; None: in this process, unless it holds
             a MetaDrive engine already.
         options: fields of `SceneOptions`: num_agents, horizon, drain, respawn, ...
+            And `render_options`, see `SceneEnv`.
     """
     return LivesEnv(scene, render_mode=render_mode, in_process=in_process, **options)
 

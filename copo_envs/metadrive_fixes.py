@@ -42,15 +42,19 @@ _published = False
 _installed = False
 
 
-def install() -> None:
-    """Apply the repairs to this process. Calling it again does nothing."""
+def install(display: str = "p3tinydisplay") -> None:
+    """Apply the repairs to this process. Calling it again does nothing.
+
+    Args:
+        display: what Panda3D draws with. Nothing is drawn by default: its software display comes with its wheel, the
+            others need a system's OpenGL, which servers lack.
+    """
     global _installed
     if _installed:
         return
     _installed = True
     BaseEngine.try_pull_asset = staticmethod(lambda: None)
-    # Panda3D's software pipe comes with its wheel; the default one needs a system's libGL, which servers lack.
-    loadPrcFileData("copo", "load-display p3tinydisplay")
+    loadPrcFileData("copo", f"load-display {display}")
     _renew_physics_at_reset()
     _turn_tapers_along_the_road()
     _make_geometry_switchable()

@@ -51,7 +51,7 @@ class SceneVecEnv(VecEnv):
         num_scenes: E, each in a worker process of its own.
         render_mode: None or "rgb_array".
         in_process: True: the one scene (E = 1) lives in this process, without a worker.
-        options: fields of `SceneOptions`.
+        options: fields of `SceneOptions`; and `render_options`, see `SceneVectorEnv`.
 
     Raises:
         SceneError: an unknown scene or option, or a value that cannot be.

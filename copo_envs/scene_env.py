@@ -14,7 +14,9 @@ from pettingzoo.utils.env import ParallelEnv
 from copo_envs.scenes import SceneError, get_scene, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
-RENDER_MODES = ("rgb_array",)
+RENDER_MODES = ("human", "rgb_array")
+RENDER_FPS = 10
+STEP_S = 0.1
 
 STATE_FIELDS = {
     "active": (0, 1),
@@ -38,6 +40,26 @@ INFO_FIELDS = {
 }
 
 
+def check_render_options(options: Mapping[str, Any], agents: Container[str]) -> None:
+    """Refuse what an environment with these agents cannot draw.
+
+    Raises:
+        RenderError: with the value in the sentence.
+    """
+    if not options:
+        return
+    from copo_envs.render import RenderError, render_options
+
+    made = render_options(**options)
+    if made.colour_by not in ("vehicle", "speed"):
+        raise RenderError(
+            f"colour_by={made.colour_by!r} needs values that an environment does not have; use vehicle or speed, "
+            "or draw with copo_envs.render.TopDownRenderer"
+        )
+    if made.follow not in (None, "auto") and made.follow not in agents:
+        raise RenderError(f"there is no {made.follow!r} to follow; use auto or one of env.possible_agents")
+
+
 class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
     """A scene without agents: `LivesEnv` and `SlotsEnv` give names to who drives in it.
 
@@ -45,16 +67,28 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
 
     Args:
         scene: a name from `copo_envs.SCENES`.
-        render_mode: None or "rgb_array".
+        render_mode: None; "rgb_array": `render()` gives a picture; "human": a window, in which `reset` and `step` draw
+            by themselves.
+        render_options: fields of `copo_envs.render.RenderOptions`: size, colour_by ("vehicle" or "speed"), follow,
+            span, neighbourhood.
         in_process: True: simulate in this process; False: in a worker process; None: in this process, unless it holds
             a MetaDrive engine already.
         options: fields of `SceneOptions`.
 
     Raises:
         SceneError: an unknown scene or option, or a value that the scene cannot take.
+        RenderError: render options that cannot be.
     """
 
-    def __init__(self, scene: str, *, render_mode: str | None = None, in_process: bool | None = None, **options: Any):
+    def __init__(
+        self,
+        scene: str,
+        *,
+        render_mode: str | None = None,
+        render_options: Mapping[str, Any] | None = None,
+        in_process: bool | None = None,
+        **options: Any,
+    ):
         # Imported late: a worker runs that module as its main program, which must not be imported before.
         from copo_envs.process import make_simulator
 
@@ -67,7 +101,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
             "name": f"{scene}_v0",
             "is_parallelizable": True,
             "render_modes": list(RENDER_MODES),
-            "render_fps": 10,
+            "render_fps": RENDER_FPS,
         }
         # PettingZoo's tests assign this; how long an episode lasts is the option `horizon`.
         self.max_cycles = self.options.horizon
@@ -81,7 +115,9 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         self._batch: StepBatch | None = None
         self._episode_seed = self._map_seed = 0
         self._seeds: np.random.Generator | None = None
+        self._render_options = dict(render_options or {})
         self._renderer: Any = None
+        self._window: Any = None
         self.agents = []
 
     @property
@@ -91,6 +127,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
 
     def _name_agents(self, possible_agents: list[str]) -> None:
         self.possible_agents = possible_agents
+        check_render_options(self._render_options, possible_agents)
         self.observation_spaces: dict[str, gymnasium.Space[np.ndarray]] = dict.fromkeys(
             possible_agents, self._obs_space
         )
@@ -131,7 +168,13 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         raise NotImplementedError
 
     def render(self) -> np.ndarray | None:
-        """The scene from above, (H, W, 3) uint8, with `render_mode="rgb_array"`; else None and a warning."""
+        """The scene from above, (H, W, 3) uint8, with `render_mode="rgb_array"`; None with "human", which shows it.
+
+        Without a render mode None and a warning.
+
+        Raises:
+            RenderError: no display for the window.
+        """
         if self.render_mode is None:
             gymnasium.logger.warn('render() without a render mode; make the environment with render_mode="rgb_array"')
             return None
@@ -139,14 +182,29 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         if self._renderer is None:
             from copo_envs.render import TopDownRenderer
 
-            self._renderer = TopDownRenderer(self._simulator.scenery())
-        return self._renderer.frame(batch, self._simulator.wrecks())
+            self._renderer = TopDownRenderer(self._simulator.scenery(), **self._render_options)
+        if self.render_mode == "rgb_array":
+            return self._renderer.frame(batch, self._simulator.wrecks(), traffic=self._simulator.traffic())
+        if self._window is None:
+            self._open_window()
+        if not self._window.closed:
+            caption = f"{self.scene} · {float(batch.episode_step) * STEP_S:.1f} s"
+            wrecks, traffic = self._simulator.wrecks(), self._simulator.traffic()
+            self._window.show(self._renderer.frame(batch, wrecks, caption=caption, traffic=traffic))
+        return None
 
     def close(self) -> None:
-        """Free the simulator. A later `reset` starts another."""
+        """Free the simulator and close the window. A later `reset` starts another."""
         self._simulator.close()
-        self._batch = self._renderer = None
+        if self._window is not None:
+            self._window.close()
+        self._batch = self._renderer = self._window = None
         self.agents = []
+
+    def _open_window(self) -> None:
+        from copo_envs.window import Window
+
+        self._window = Window(f"{self.scene} (copo)", RENDER_FPS)
 
     def _last_batch(self) -> StepBatch:
         if self._batch is None:
@@ -175,12 +233,13 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
                 self._seeds = np.random.default_rng()
             episode_seed = int(self._seeds.integers(2**31))
         map_number = map_seed(self.options, episode_seed, maps)
+        if self.render_mode == "human" and self._window is None:
+            self._open_window()  # refuses before the simulator starts
         self._batch = self._simulator.reset(episode_seed, None if num_agents is None else int(num_agents), maps)
         self._episode_seed = episode_seed
         if map_number != self._map_seed:
             self._map_seed, self._renderer = map_number, None  # it has drawn another road
-        if self._renderer is not None:
-            self._renderer.note(self._batch)
+        self._see(self._batch)
         return self._batch
 
     def _drive(self, actions: Mapping[str, Any], slot_of: Mapping[str, int], known: Container[str]) -> StepBatch:
@@ -215,9 +274,15 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
                 )
             moves[slot] = move
         self._batch = self._simulator.step(moves)
-        if self._renderer is not None:
-            self._renderer.note(self._batch)
+        self._see(self._batch)
         return self._batch
+
+    def _see(self, batch: StepBatch) -> None:
+        """Draw what happened if there is a window; else remember it for pictures that may be asked for."""
+        if self.render_mode == "human":
+            self.render()
+        elif self._renderer is not None:
+            self._renderer.note(batch)
 
     def _infos_by_slot(self, batch: StepBatch) -> list[dict[str, Any]]:
         """For every slot what its vehicle did in this step: zeros where nobody acted."""

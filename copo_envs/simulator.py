@@ -12,6 +12,7 @@ from typing import Any
 
 import metadrive.envs.marl_envs as marl_envs
 import numpy as np
+from metadrive.component.lane.straight_lane import StraightLane
 from metadrive.component.pgblock.parking_lot import ParkingLot
 from metadrive.component.road_network import Road
 from metadrive.component.vehicle.base_vehicle import BaseVehicle
@@ -150,9 +151,10 @@ class MetaDriveSimulator:
 
     Args:
         options: from `scene_options`.
+        settings: of MetaDrive's own, beyond those that the options stand for.
     """
 
-    def __init__(self, options: SceneOptions):
+    def __init__(self, options: SceneOptions, settings: dict[str, Any] | None = None):
         spec = get_scene(options.scene)
         self.options = options
         self.num_slots = options.num_agents
@@ -160,6 +162,7 @@ class MetaDriveSimulator:
         self.max_lives = options.max_lives
         self.batch = StepBatch.zeros(self.num_slots, self.obs_size)
         self._class_name = spec.metadrive_class
+        self._settings = dict(settings or {})
         self._env: Any = None
         self._fast: Any = None  # the batched step, once it has been made
         self._batched: Any = None  # the batched step, or None: MetaDrive's own
@@ -312,8 +315,8 @@ class MetaDriveSimulator:
         lanes, lines, buildings = [], [], []
         network = self._env.current_map.road_network
         for lane in network.get_all_lanes():
-            steps = max(2, int(lane.length / 2) + 1)
-            along = np.linspace(0, lane.length, steps)
+            bends = not isinstance(lane, StraightLane)
+            along = np.linspace(0, lane.length, 2 + int(2 * lane.length) if bends else 2)
             sides = [np.array([lane.position(s, side * lane.width / 2)[:2] for s in along]) for side in (-1, 1)]
             lanes.append(np.concatenate([sides[0], sides[1][::-1]]))
             for side, kind, colour in zip(sides, lane.line_types, lane.line_colors, strict=True):
@@ -385,6 +388,7 @@ class MetaDriveSimulator:
                 # holds one.
                 "store_map": options.scene == "pg_map",
                 "log_level": logging.ERROR,
+                **self._settings,
             }
         )
         env.max_lives = self.max_lives

@@ -10,7 +10,7 @@ mask, so it is in the infos: the transition of a row counts where `infos["acted"
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import gymnasium
@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from copo_envs.process import SceneVector
-from copo_envs.scene_env import INFO_FIELDS, RENDER_MODES
+from copo_envs.scene_env import INFO_FIELDS, RENDER_FPS, check_render_options
 from copo_envs.scenes import SceneError, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
@@ -62,11 +62,13 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         scene: a name from `copo_envs.SCENES`.
         num_envs: E, scenes; each in a worker process of its own.
         render_mode: None or "rgb_array".
+        render_options: as of `SceneEnv`; whom to follow is "auto", "slot_<number>" or "agent_<life>", in every scene.
         in_process: True: the one scene (E = 1) lives in this process, without a worker.
         options: fields of `SceneOptions`.
 
     Raises:
         SceneError: an unknown scene or option, or a value that cannot be.
+        RenderError: render options that cannot be.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         num_envs: int = 1,
         *,
         render_mode: str | None = None,
+        render_options: Mapping[str, Any] | None = None,
         in_process: bool = False,
         **options: Any,
     ):
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise SceneError(f"unknown render_mode {render_mode!r}; use None or {', '.join(map(repr, RENDER_MODES))}")
+        if render_mode not in (None, "rgb_array"):
+            raise SceneError(f"unknown render_mode {render_mode!r}; use None or 'rgb_array'")
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
             raise SceneError(f"num_envs={num_envs!r}; use a whole number of scenes, 1 or more")
         if in_process and num_envs != 1:
@@ -89,8 +92,8 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.metadata = {
             "name": f"{scene}_v0",
-            "render_modes": list(RENDER_MODES),
-            "render_fps": 10,
+            "render_modes": ["rgb_array"],
+            "render_fps": RENDER_FPS,
             "autoreset_mode": AutoresetMode.SAME_STEP,
         }
         self._scenes = SceneVector(self.options, 0 if in_process else int(num_envs), restart=True)
@@ -100,6 +103,9 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._render_options = dict(render_options or {})
+        lives = {f"agent_{life}" for life in range(self.options.max_lives)}
+        check_render_options(self._render_options, lives | {f"slot_{slot}" for slot in range(self.num_slots)})
         self._renderers: list[Any] = [None] * self.num_scenes
         self._map_seeds = np.zeros(self.num_scenes, np.int64)
         self._maps: str | None = None
@@ -208,9 +214,11 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         for scene in range(self.num_scenes):
             if self._renderers[scene] is None:
-                self._renderers[scene] = TopDownRenderer(self._scenes.scenery(scene))
+                self._renderers[scene] = TopDownRenderer(self._scenes.scenery(scene), **self._render_options)
         return tuple(
-            renderer.frame(self._scenes.batch.row(scene), self._scenes.wrecks(scene))
+            renderer.frame(
+                self._scenes.batch.row(scene), self._scenes.wrecks(scene), traffic=self._scenes.traffic(scene)
+            )
             for scene, renderer in enumerate(self._renderers)
         )
 

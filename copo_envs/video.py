@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from copo_envs.drawing.options import RenderError
+
 GIF_FPS, MP4_FPS = 50, 240
 """Most frames a second. Browsers slow down a GIF that asks for more."""
-
-
-class RenderError(ValueError):
-    """A picture or a video that cannot be made. The message says why and what to do."""
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: int = 10) -> Path:

@@ -22,6 +22,7 @@ MAY_NOT_IMPORT = {
 METADRIVE_ROOMS = {
     "copo_envs/simulator.py",
     "copo_envs/metadrive_fixes.py",
+    "copo_envs/view_3d.py",
     "copo_envs/fast/bullet.py",
     "copo_envs/fast/step.py",
     "copo_envs/fast/tables.py",
@@ -86,7 +87,7 @@ def test_importing_the_environments_is_light() -> None:
         "copo_envs.parallel_env('particles').reset(seed=0)\n"
         "copo_envs.vector_env('particles', in_process=True).reset(seed=0)\n"
         "print([name for name in ('torch', 'stable_baselines3', 'copo_algos', 'metadrive', 'panda3d', 'matplotlib',"
-        " 'pandas')"
+        " 'pandas', 'pygame')"
         " if name in sys.modules])"
     )
     assert result.returncode == 0, result.stderr

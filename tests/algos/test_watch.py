@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from copo_algos.cli import main
 from copo_algos.errors import UserError
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
 from copo_algos.watch import WatchConfig, _begin_lives, _drive, _scene, watch
 from copo_envs.process import make_simulator
 from copo_envs.scenes import SCENES, SceneError, scene_options
+from copo_envs.window import Window
 
 
 def tiny_policy(uses_lcf: bool = True, scene: str = "particles", num_agents: int = 6, start_seed: int = 5000) -> Policy:
@@ -157,6 +159,20 @@ def test_a_policy_drives_on_the_map_that_it_was_trained_on() -> None:
         ({"fps": 0}, "fps=0 is not possible"),
         ({"size": 10}, "size=10 pixels is too small"),
         ({"output": Path("film.avi")}, r"has to end in \.gif or \.mp4"),
+        ({"colour_by": "mood"}, "unknown colour_by 'mood'; choose one of vehicle, outcome, speed, lcf"),
+        ({"follow": "car"}, "unknown vehicle to follow 'car'; use auto, agent_<number> or slot_<number>"),
+        ({"follow": "slot_6"}, "there is no slot_6 to follow; choose one of slot_0 to slot_5"),
+        ({"follow": "agent_99"}, "agent_99 does not drive in this film; choose one of agent_0 to agent_5"),
+        ({"follow": "auto", "span": -1.0}, "span=-1.0 metres is no view; use 5 or more"),
+        ({"span": 60.0}, "span=60.0 says how much to see around a vehicle; give follow too"),
+        ({"neighbourhood": -40.0}, "neighbourhood=-40.0 is no radius; use a number of metres above 0"),
+        ({"camera": "top"}, "camera=top is one of the 3D view; give 3d too"),
+        ({"window": True}, "window shows it instead of writing .*; leave one out"),
+        ({"window": True, "output": None, "colour_by": "outcome"}, "which nobody knows while it is shown"),
+        ({"view_3d": True, "window": True, "output": None}, "window belongs to the view from above"),
+        ({"view_3d": True, "neighbourhood": 40.0}, "neighbourhood=40.0 belongs to the view from above"),
+        ({"view_3d": True, "colour_by": "speed"}, "colour_by=speed belongs to the view from above"),
+        ({"view_3d": True, "follow": "auto", "span": 80.0}, "span=80.0 is what camera=top sees"),
         ({"algorithm": "ippo"}, "was given; leave one out"),
         ({"run": Path("nowhere")}, "no policy in nowhere"),
         ({"run": None, "scene": "particles", "algorithm": "sarsa"}, "'sarsa'"),
@@ -166,6 +182,62 @@ def test_what_cannot_be_filmed_is_refused_before_driving(config: WatchConfig, ch
     with pytest.raises(UserError, match=message):
         watch(replace(config, **changes))
     assert config.output is not None and not config.output.exists()
+
+
+def test_a_file_in_an_unwritable_place_and_a_missing_encoder_are_refused(
+    config: WatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*film\.gif: .*; choose another place"):
+        watch(replace(config, output=tmp_path / "file" / "film.gif"))
+    monkeypatch.setattr("copo_envs.video.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'an MP4 needs imageio: pip install "\.\[train\]" in the checkout'):
+        watch(replace(config, output=tmp_path / "film.mp4"))
+
+
+def test_a_film_that_follows_is_square_and_the_word_after_follow_may_be_left_out(
+    config: WatchConfig, tmp_path: Path
+) -> None:
+    command = ["watch", str(config.run), "--steps", "4", "--size", "240", "--output", str(tmp_path / "film.gif")]
+    for follow in (["--follow"], ["--follow", "--span", "20"], ["--follow", "agent_2"], ["--follow=slot_3"]):
+        assert main([*command, *follow, "--neighbourhood", "10"]) == 0
+        with Image.open(tmp_path / "film.gif") as film:
+            assert film.size == (240, 240) and getattr(film, "n_frames", 1) == 4
+
+
+def test_a_window_shows_every_picture_and_writes_nothing(
+    config: WatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.chdir(tmp_path)
+    shown: list[np.ndarray] = []
+
+    def show(self: Window, picture: np.ndarray) -> bool:
+        shown.append(picture)
+        return len(shown) < 3  # then the user closes it
+
+    monkeypatch.setattr(Window, "show", show)
+    assert watch(replace(config, window=True, output=None)) is None
+    assert len(shown) == 3 and (shown[0] != shown[1]).any()
+    assert "particles · copo, no life ended yet" in capsys.readouterr().out
+    assert {item.name for item in tmp_path.iterdir()} == {"policy"}
+
+
+def test_a_window_without_a_display_is_one_sentence(config: WatchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="a window needs a display, and DISPLAY is not set; set it to one"):
+        watch(replace(config, window=True, output=None))
+
+
+def test_3d_without_its_assets_is_one_sentence_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("copo_envs.view_3d.assets_folder", lambda: tmp_path / "assets")
+    assert main(["watch", "--scene", "intersection", "--3d"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("copo watch: the 3D view needs MetaDrive's assets")
+    assert line.endswith("fetch them with: python -m metadrive.pull_asset")
 
 
 @pytest.mark.parametrize("changes", [{"lcf": 0.5}, {"colour_by": "lcf"}])

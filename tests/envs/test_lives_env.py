@@ -261,8 +261,8 @@ def test_actions_that_are_none(change: dict[str, Any], sentence: str) -> None:
 
 
 def test_other_refusals() -> None:
-    with pytest.raises(SceneError, match="unknown render_mode 'human'; use None or 'rgb_array'"):
-        parallel_env("particles", render_mode="human")
+    with pytest.raises(SceneError, match="unknown render_mode 'ansi'; use None or 'human', 'rgb_array'"):
+        parallel_env("particles", render_mode="ansi")
     with pytest.raises(SceneError, match="unknown option 'num_cars'"):
         parallel_env("particles", num_cars=3)
     env = parallel_env("particles", num_agents=2, horizon=2)

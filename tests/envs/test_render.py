@@ -17,6 +17,7 @@ from copo_envs.render import (
     RenderError,
     TopDownRenderer,
     check_video,
+    render_options,
     write_gif,
     write_video,
 )
@@ -104,12 +105,12 @@ def test_heading_turns_a_vehicle_and_tells_its_front_from_its_back(renderer: Top
     )
     rows, columns = changed(empty, north)
     assert np.ptp(rows) > 1.8 * np.ptp(columns)
-    # Life 0 is blue and its lamps are warm white: the only bright red is at its front.
+    # Life 0 is blue and its tail lamps are red; its head lamps alone are bright in red and in green.
     column = place(50.0, 30.0)[1]
     rows, columns = changed(empty, east)
-    assert columns[east[rows, columns, 0] > 150].mean() > column + 4
+    assert columns[east[rows, columns, :2].min(axis=-1) > 150].mean() > column + 4
     rows, columns = changed(empty, west)
-    assert columns[west[rows, columns, 0] > 150].mean() < column - 4
+    assert columns[west[rows, columns, :2].min(axis=-1) > 150].mean() < column - 4
 
 
 def test_headings_are_counter_clockwise(renderer: TopDownRenderer) -> None:
@@ -238,17 +239,143 @@ def test_every_size_and_shape_keeps_its_legend_inside() -> None:
                 assert np.abs(edge - ground).max() < 12, (span, size, colour_by)
 
 
+def test_values_of_the_callers_colour_from_low_to_high_and_unknown_ones_are_neutral() -> None:
+    made = TopDownRenderer(
+        scenery(), size=400, colour_by="value", value_range=(10.0, 30.0), value_name="steps since the last meal"
+    )
+    vehicles = batch_of((20.0, 30.0, 0.0), (50.0, 30.0, 0.0), (80.0, 30.0, 0.0))
+
+    def bodies(*values: float) -> list[np.ndarray]:
+        frame = made.frame(vehicles, NO_WRECKS, values=np.array([*values, 0.0]))
+        return [colour_at(frame, x - 0.4, 30) for x in (20.0, 50.0, 80.0)]
+
+    low, high, unknown = bodies(10.0, 30.0, np.nan)
+    assert low[2] > low[0] + 60, "violet"
+    assert min(high[0], high[1]) > high[2] + 60, "yellow"
+    assert np.ptp(unknown) < 20 and unknown.min() > 180, "light grey"
+    below, middle, above = bodies(-5.0, 20.0, 99.0)
+    np.testing.assert_allclose(below, low, atol=2)
+    np.testing.assert_allclose(above, high, atol=2)
+    assert np.abs(middle - low).max() > 40 and np.abs(middle - high).max() > 40
+
+
+# --- following a vehicle
+
+SPAN = 20.0
+
+
+def following(**options: Any) -> TopDownRenderer:
+    middle = np.array([[0.0, 32.0], [100.0, 32.0]])
+    lines: list[Any] = [(middle, "white", True)]
+    return TopDownRenderer(scenery(lines=lines), size=300, **{"follow": "auto", "span": SPAN, **options})
+
+
+def scene_of(frame: np.ndarray) -> np.ndarray:
+    """The picture without the strip under it: three rows of text, (1.6 * 3 + 0.6) times 9 pixels, rounded."""
+    return frame[:-49]
+
+
+def test_the_followed_vehicle_is_in_the_middle_and_metres_are_those_of_the_span() -> None:
+    alone = scene_of(following().frame(batch_of((50.0, 30.0, 0.0)), NO_WRECKS))
+    both = scene_of(following().frame(batch_of((50.0, 30.0, 0.0), (56.0, 27.0, 0.0)), NO_WRECKS))
+    assert alone.shape == (251, 300, 3)
+    scale = 251 / SPAN  # the shorter side shows the span
+    rows, columns = changed(alone, both)
+    assert rows.mean() == pytest.approx(251 / 2 + 3.0 * scale, abs=1.0)
+    assert columns.mean() == pytest.approx(300 / 2 + 6.0 * scale, abs=1.0)
+    assert np.ptp(columns) + 1 == pytest.approx(4.5 * scale, abs=5.0)
+    white = alone.min(axis=-1) > 240
+    white[: int(125.5 - 1.5 * scale)] = white[int(125.5 + 1.5 * scale) :] = False  # the line of the road
+    rows, columns = np.nonzero(white)
+    assert (rows.mean(), columns.mean()) == pytest.approx((125.5, 150), abs=2.0), "its white edge, in the middle"
+
+
+def test_what_stands_still_keeps_its_pixels_while_the_view_moves() -> None:
+    made = following()
+    scale = 251 / SPAN
+    frames = [
+        scene_of(made.frame(batch_of((50.0 + shift / scale, 25.0, 0.0)), NO_WRECKS)) for shift in (0.0, 7.0, 0.3, 400.0)
+    ]
+    road = slice(0, 90)  # above the vehicle: the line, which is 7 m further up
+    np.testing.assert_array_equal(frames[0][road, 7:], frames[1][road, :-7])
+    np.testing.assert_array_equal(frames[0][road], frames[2][road])
+    fresh = scene_of(following().frame(batch_of((50.0 + 400.0 / scale, 25.0, 0.0)), NO_WRECKS))
+    np.testing.assert_array_equal(frames[3], fresh)
+
+
+def test_the_view_stays_where_a_life_ended_and_then_goes_on_to_another() -> None:
+    made = following()
+    made.frame(batch_of((50.0, 30.0, 0.0), (80.0, 30.0, 0.0)), NO_WRECKS)
+    assert made.followed == 0
+    over = ended(batch_of(step=1), 0, 51.0, 30.0, Outcome.CRASH, life=0)
+    over.active[1], over.life[1], over.position[1] = True, 1, (80.0, 30.0)
+    frame = scene_of(made.frame(over, NO_WRECKS))
+    rows, columns = np.nonzero((frame[..., 0] > 200) & (frame[..., 1] < 100))
+    assert (rows.mean(), columns.mean()) == pytest.approx((125.5, 150), abs=2.0), "the red ring, in the middle"
+    over.acted[:], over.outcome[:] = False, 0
+    for step in range(2, 20):
+        over.episode_step[...] = step
+        made.note(over)
+    assert made.followed == 1
+
+
+def test_a_neighbourhood_is_a_circle_of_its_radius_around_the_followed_or_around_everybody() -> None:
+    def blue(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.nonzero(frame[..., 2].astype(int) - frame[..., 0] > 90)
+
+    vehicles = batch_of((50.0, 30.0, 0.0), (70.0, 30.0, 0.0))
+    vehicles.life[:2] = 1, 3  # neither of them is blue
+    rows, columns = blue(scene_of(following(neighbourhood=8.0).frame(vehicles, NO_WRECKS)))
+    radii = np.hypot(rows - 125.5, columns - 150) / (251 / SPAN)
+    assert radii.mean() == pytest.approx(7.95, abs=0.1) and np.ptp(radii) < 0.5
+
+    whole = TopDownRenderer(scenery(), size=400, neighbourhood=5.0)
+    rows, columns = changed(whole.frame(batch_of(), NO_WRECKS), whole.frame(vehicles, NO_WRECKS))
+    for x in (50.0, 70.0):
+        near = np.abs(columns - place(x, 30.0)[1]) < 8 * SCALE
+        assert np.ptp(columns[near]) + 1 == pytest.approx(10.0 * SCALE, abs=2.0)
+        assert np.ptp(rows[near]) + 1 == pytest.approx(10.0 * SCALE, abs=2.0)
+
+
+def test_the_default_span_shows_the_neighbourhood() -> None:
+    assert render_options(follow="auto").view_span == 60.0
+    assert render_options(follow="auto", neighbourhood=40.0).view_span > 80.0
+    assert render_options(follow="auto", neighbourhood=40.0, span=30.0).view_span == 30.0
+
+
 def test_what_cannot_be_drawn_is_refused_in_one_sentence(renderer: TopDownRenderer) -> None:
-    with pytest.raises(RenderError, match="unknown colour_by 'mood'; choose one of vehicle, outcome, speed, lcf"):
-        TopDownRenderer(scenery(), colour_by="mood")
-    with pytest.raises(RenderError, match=r"size=20 pixels .* use 200 or more"):
-        TopDownRenderer(scenery(), size=20)
     with pytest.raises(RenderError, match="nothing to draw"):
         TopDownRenderer(scenery(lanes=[]))
     with pytest.raises(RenderError, match="one LCF"):
         TopDownRenderer(scenery(), colour_by="lcf").frame(batch_of(), NO_WRECKS)
+    with pytest.raises(RenderError, match=r"needs values: one number \(hunger\) per slot"):
+        TopDownRenderer(scenery(), colour_by="value", value_name="hunger").frame(batch_of(), NO_WRECKS)
     with pytest.raises(RenderError, match=r"shape \(3,\); one per slot is \(4,\)"):
         renderer.frame(batch_of(), NO_WRECKS, values=np.zeros(3))
+    with pytest.raises(RenderError, match="no slot_4 to follow; choose one of slot_0 to slot_3"):
+        TopDownRenderer(scenery(), follow="slot_4").frame(batch_of(), NO_WRECKS)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"mood": 1}, "unknown render option 'mood'; options are size, colour_by, follow, span"),
+        ({"colour_by": "mood"}, "unknown colour_by 'mood'; choose one of vehicle, outcome, speed, lcf, value"),
+        ({"size": 20}, "size=20 pixels is too small to see anything; use 200 or more"),
+        ({"follow": "car"}, "unknown vehicle to follow 'car'; use auto, agent_<number> or slot_<number>"),
+        ({"follow": 3}, "unknown vehicle to follow 3; use auto"),
+        ({"follow": "auto", "span": -60.0}, "span=-60.0 metres is no view; use 5 or more"),
+        ({"follow": "auto", "span": float("nan")}, "span=nan metres is no view"),
+        ({"span": 60.0}, "span=60.0 says how much to see around a vehicle; give follow too"),
+        ({"neighbourhood": -40.0}, "neighbourhood=-40.0 is no radius; use a number of metres above 0"),
+        ({"neighbourhood": 0}, "neighbourhood=0 is no radius"),
+        ({"value_range": (1.0, 1.0)}, r"value_range=\(1.0, 1.0\) is no range; use two numbers, the lower one first"),
+        ({"value_range": 7}, "value_range=7 is no range"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_one_sentence(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RenderError, match=message):
+        TopDownRenderer(scenery(), **options)
 
 
 # --- videos
