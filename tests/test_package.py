@@ -126,7 +126,7 @@ def test_the_readme_code_runs(block: int) -> None:
 
 def test_the_code_about_particles_in_the_docs_runs() -> None:
     blocks = [block for block in python_blocks("docs/environments.md") if "articles" in block]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         result = python(block)
         assert result.returncode == 0, result.stderr

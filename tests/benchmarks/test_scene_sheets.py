@@ -38,7 +38,6 @@ from copo_envs.scenes import SCENES, SceneOptions, scene_options
 from copo_envs.slots_env import slots_env
 
 METADRIVE_SCENES = [name for name, scene in SCENES.items() if scene.metadrive_class]
-PICTURES = FOLDER.parent / "images" / "scenes"
 STEPS = 25
 
 
@@ -63,7 +62,6 @@ def test_the_pages_are_what_the_command_makes() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m benchmarks.scene_sheets"
 
 
-@pytest.mark.skipif(not PICTURES.exists(), reason="the pictures come by another change")
 def test_every_sheet_has_its_picture() -> None:
     for page in FOLDER.glob("*.md"):
         sources = re.findall(r'<img src="([^"]*)"', page.read_text(encoding="utf-8"))

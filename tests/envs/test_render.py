@@ -129,6 +129,19 @@ def test_a_wreck_is_dark_and_a_vehicle_is_not(renderer: TopDownRenderer) -> None
     assert colour_at(wreck, *beside_the_cross).max() < 90
 
 
+def test_rule_based_traffic_is_drawn_where_it_is_and_grey(renderer: TopDownRenderer) -> None:
+    empty = renderer.frame(batch_of(), NO_WRECKS, traffic=NO_WRECKS)
+    driven = renderer.frame(batch_of(), NO_WRECKS, traffic=np.array([[50.0, 30.0, 0.0]]))
+    agents = renderer.frame(batch_of((50.0, 30.0, 0.0)), NO_WRECKS)
+    rows, columns = changed(empty, driven)
+    assert len(rows) > 20
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == tuple(
+        f(axis) for axis in changed(empty, agents) for f in (np.min, np.max)
+    )
+    body = driven[rows, columns].astype(int)
+    assert np.ptp(body, axis=1).mean() < 25 < np.ptp(agents[rows, columns].astype(int), axis=1).mean()
+
+
 def test_a_life_keeps_its_colour_wherever_it_goes(renderer: TopDownRenderer) -> None:
     def body(frame: np.ndarray, x: float, y: float) -> np.ndarray:
         return colour_at(frame, x - 0.4, y)
