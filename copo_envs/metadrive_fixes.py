@@ -7,8 +7,8 @@ Four kinds of repair, installed once per process by `install`:
 * **determinism**: a second reset of one engine differs from the first because recycled vehicles keep the rotation
   of their wheels and the physics world keeps the order of its contacts. Both are renewed at every reset (about
   10 ms), so that every reset equals the first one of a fresh engine.
-* **ramps**: 0.4.x draws the taper at the end of a ramp along the x axis, whatever the direction of the road. On most
-  maps with a ramp its continuous line lies across all lanes, and ends the life of everybody who comes there.
+* **ramps**: 0.4.3 draws the taper at the end of a ramp along the x axis, whatever the direction of the road. On a road
+  of another direction its continuous line lies across the lanes, and ends the life of everybody who comes there.
 * **geometry**: MetaDrive 0.4.x draws some roads otherwise than 0.2.5, on which the published numbers were made.
   `set_geometry("published")` brings the old ones back for the next map that is built; `"metadrive"` leaves 0.4.3's.
 """
