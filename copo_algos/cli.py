@@ -72,9 +72,10 @@ def _run(command: str, arguments: list[str]) -> int:
 
             evaluate(tyro.cli(EvaluateConfig, args=arguments, prog="copo evaluate"))
         else:
-            from copo_algos.watch import WatchConfig, watch
+            from copo_algos.watch import WatchConfig, show, watch
 
-            watch(tyro.cli(WatchConfig, args=_follow_auto(arguments), prog="copo watch"))
+            config = tyro.cli(WatchConfig, args=_follow_auto(arguments), prog="copo watch")
+            (show if config.window else watch)(config)
     except (UserError, SceneError, WorkerError) as error:
         print(f"copo {command}: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -99,14 +100,33 @@ Endings = dict[tuple[int, int], int]
 """(episode, life) -> how it ended."""
 
 
-def watch(config: WatchConfig) -> Path | None:
-    """Write the video and return its path, or show it in a window.
+def watch(config: WatchConfig) -> Path:
+    """Write the video and return its path.
 
     Raises:
-        UserError: settings that do not fit each other, the policy, the display or the file system.
+        UserError: settings that do not fit each other, the policy or the file system.
         SceneError: an unknown scene, or more vehicles than it holds.
         CheckpointError: no such policy.
     """
+    with _filming(config) as film:
+        output = film.write()
+    Console().print(f"{output}: {film.name}, {_summary(film.endings)}", highlight=False, soft_wrap=True)
+    return output
+
+
+def show(config: WatchConfig) -> None:
+    """Show it live in a window, until its end or until the user closes the window.
+
+    Raises:
+        UserError, SceneError, CheckpointError: as `watch`, and no display.
+    """
+    with _filming(config) as film:
+        film.show()
+    Console().print(f"{film.name}, {_summary(film.endings)}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _filming(config: WatchConfig) -> Iterator[_Film]:
     _check_numbers(config)
     try:
         _check_view(config)
@@ -114,31 +134,30 @@ def watch(config: WatchConfig) -> Path | None:
         _check_lcf(config, policy)
         options = _scene(config, policy)
         torch.set_num_threads(1)  # a population is a small batch: handing it between threads costs more than it wins
-        stage = _stage(config, options)
-        film = _Film(make_simulator(options) if stage is None else stage.simulator, policy, config, options.scene)
+        film = _Film(policy, config, options)
         try:
-            output = film.show() if config.window else film.write(stage)
+            yield film
         finally:
             film.simulator.close()
     except RenderError as error:
         raise UserError(str(error)) from error
-    written = "" if output is None else f"{output}: "
-    Console().print(f"{written}{film.name}, {_summary(film.endings)}", highlight=False, soft_wrap=True)
-    return output
 
 
 class _Film:
     """One film of a policy on a simulator."""
 
-    def __init__(self, simulator: Simulator, policy: Policy, config: WatchConfig, scene: str):
-        self.simulator = simulator
-        self.name = f"{scene} · {policy.info.algorithm}"
+    def __init__(self, policy: Policy, config: WatchConfig, options: SceneOptions):
+        self._stage = (
+            View3D(options, config.size, config.camera, config.follow, config.span) if config.view_3d else None
+        )
+        self.simulator: Simulator = make_simulator(options) if self._stage is None else self._stage.simulator
+        self.name = f"{options.scene} · {policy.info.algorithm}"
         self.endings: Endings = {}
         self._policy, self._config = policy, config
-        self._file_name = f"{scene}-{policy.info.algorithm}"
+        self._file_name = f"{options.scene}-{policy.info.algorithm}"
 
     def show(self) -> None:
-        """Live, until its end or until the user closes the window."""
+        """In a window."""
         window = Window(self.name, self._config.fps)
         try:
             shots = islice(self._shots(), self._config.warmup, None)
@@ -148,9 +167,9 @@ class _Film:
         finally:
             window.close()
 
-    def write(self, stage: View3D | None) -> Path:
+    def write(self) -> Path:
         """To a file: drawn from above when everything has been driven, or in 3D meanwhile. Returns its path."""
-        config = self._config
+        config, stage = self._config, self._stage
         default = f"{self._file_name}.gif" if stage is None else f"{self._file_name}-3d.mp4"
         output = check_video(config.output or Path("videos") / default, config.fps)
         drawn = len(range(0, config.steps, config.stride))
@@ -214,12 +233,6 @@ def _check_view(config: WatchConfig) -> None:
 def _look(config: WatchConfig) -> dict[str, Any]:
     names = ("size", "colour_by", "follow", "span", "neighbourhood")
     return {name: getattr(config, name) for name in names}
-
-
-def _stage(config: WatchConfig, options: SceneOptions) -> View3D | None:
-    if not config.view_3d:
-        return None
-    return View3D(options, config.size, config.camera, config.follow, config.span)
 
 
 def _policy(config: WatchConfig) -> Policy:

@@ -109,7 +109,8 @@ class TopDownRenderer:
         followed = [slot for slot in slots if self._follower is not None and batch.life[slot] == self._follower.life]
         if self.options.neighbourhood is not None:
             for slot in slots if self._follower is None else followed:
-                canvas.circle(*batch.position[slot], self.options.neighbourhood, self._follower is not None)
+                x, y = batch.position[slot]
+                canvas.circle(x, y, self.options.neighbourhood, self._follower is not None)
         for x, y, heading in np.asarray(wrecks, dtype=np.float64).reshape(-1, 3):
             self._body.draw_wreck(canvas, x, y, heading)
         for x, y, heading in [] if traffic is None else traffic:

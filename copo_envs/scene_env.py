@@ -185,12 +185,11 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
             self._renderer = TopDownRenderer(self._simulator.scenery(), **self._render_options)
         if self.render_mode == "rgb_array":
             return self._renderer.frame(batch, self._simulator.wrecks(), traffic=self._simulator.traffic())
-        if self._window is None:
-            self._open_window()
-        if not self._window.closed:
+        window = self._open_window()
+        if not window.closed:
             caption = f"{self.scene} · {float(batch.episode_step) * STEP_S:.1f} s"
             wrecks, traffic = self._simulator.wrecks(), self._simulator.traffic()
-            self._window.show(self._renderer.frame(batch, wrecks, caption=caption, traffic=traffic))
+            window.show(self._renderer.frame(batch, wrecks, caption=caption, traffic=traffic))
         return None
 
     def close(self) -> None:
@@ -201,10 +200,12 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         self._batch = self._renderer = self._window = None
         self.agents = []
 
-    def _open_window(self) -> None:
-        from copo_envs.window import Window
+    def _open_window(self) -> Any:
+        if self._window is None:
+            from copo_envs.window import Window
 
-        self._window = Window(f"{self.scene} (copo)", RENDER_FPS)
+            self._window = Window(f"{self.scene} (copo)", RENDER_FPS)
+        return self._window
 
     def _last_batch(self) -> StepBatch:
         if self._batch is None:
@@ -233,7 +234,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
                 self._seeds = np.random.default_rng()
             episode_seed = int(self._seeds.integers(2**31))
         map_number = map_seed(self.options, episode_seed, maps)
-        if self.render_mode == "human" and self._window is None:
+        if self.render_mode == "human":
             self._open_window()  # refuses before the simulator starts
         self._batch = self._simulator.reset(episode_seed, None if num_agents is None else int(num_agents), maps)
         self._episode_seed = episode_seed

@@ -41,8 +41,9 @@ class Ground:
             self._box = (column - margin, row - margin, column + width + margin, row + height + margin)
             self._picture = self._draw(*self._box)
             x0, y0, x1, y1 = self._box
-        box = tuple(SUPERSAMPLE * side for side in (column - x0, row - y0, column - x0 + width, row - y0 + height))
-        return self._canvas(self._picture.crop(box), column, row)
+        left, top = SUPERSAMPLE * (column - x0), SUPERSAMPLE * (row - y0)
+        part = self._picture.crop((left, top, left + SUPERSAMPLE * width, top + SUPERSAMPLE * height))
+        return self._canvas(part, column, row)
 
     def _canvas(self, picture: Image.Image, column: int, row: int) -> Canvas:
         left, top = self._left + column / self._scale, self._top - row / self._scale

@@ -14,6 +14,7 @@ from copo_algos.cli import main
 from copo_algos.errors import UserError
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
 from copo_algos.watch import WatchConfig, _begin_lives, _drive, _scene, watch
+from copo_algos.watch import show as show_film
 from copo_envs.process import make_simulator
 from copo_envs.scenes import SCENES, SceneError, scene_options
 from copo_envs.window import Window
@@ -217,7 +218,7 @@ def test_a_window_shows_every_picture_and_writes_nothing(
         return len(shown) < 3  # then the user closes it
 
     monkeypatch.setattr(Window, "show", show)
-    assert watch(replace(config, window=True, output=None)) is None
+    show_film(replace(config, window=True, output=None))
     assert len(shown) == 3 and (shown[0] != shown[1]).any()
     assert "particles · copo, no life ended yet" in capsys.readouterr().out
     assert {item.name for item in tmp_path.iterdir()} == {"policy"}
@@ -227,7 +228,7 @@ def test_a_window_without_a_display_is_one_sentence(config: WatchConfig, monkeyp
     for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="a window needs a display, and DISPLAY is not set; set it to one"):
-        watch(replace(config, window=True, output=None))
+        show_film(replace(config, window=True, output=None))
 
 
 def test_3d_without_its_assets_is_one_sentence_with_the_command(

@@ -24,19 +24,24 @@ def at(step: int, *lives: int, ended: int | None = None, at_x: float = 0.0) -> S
     return batch
 
 
+def x_of(follower: Follower) -> float:
+    assert follower.place is not None
+    return float(follower.place[0])
+
+
 def test_the_first_one_is_followed_until_a_while_after_its_end_and_then_the_youngest() -> None:
     follower = Follower("auto")
     assert (follower.life, follower.place, follower.name) == (None, None, "")
     for step in range(5):
         follower.look(at(step, 2, 0, 1))
-        assert follower.life == 0 and follower.place is not None and follower.place[0] == step
+        assert (follower.life, x_of(follower)) == (0, step)
     follower.look(at(5, 2, 3, 1, ended=0, at_x=4.5))
-    assert (follower.life, follower.place[0], follower.name) == (0, 4.5, "agent_0")
+    assert (follower.life, x_of(follower), follower.name) == (0, 4.5, "agent_0")
     for step in range(6, 5 + MARKER_STEPS):
         follower.look(at(step, 2, 3, 1))
-        assert (follower.life, follower.place[0]) == (0, 4.5)
+        assert (follower.life, x_of(follower)) == (0, 4.5)
     follower.look(at(5 + MARKER_STEPS, 2, 3, 1))
-    assert (follower.life, follower.place[0]) == (3, 30 + 5 + MARKER_STEPS)
+    assert (follower.life, x_of(follower)) == (3, 30 + 5 + MARKER_STEPS)
 
 
 def test_a_named_one_is_followed_from_its_first_step_on() -> None:
@@ -57,7 +62,7 @@ def test_a_slot_is_followed_from_life_to_life() -> None:
     follower.look(at(1, 4, 5, ended=2, at_x=20.0))
     assert follower.life == 2
     follower.look(at(1 + MARKER_STEPS, 4, -1))
-    assert (follower.life, follower.place[0]) == (2, 20.0), "the slot is empty: the view stays"
+    assert (follower.life, x_of(follower)) == (2, 20.0), "the slot is empty: the view stays"
     follower.look(at(2 + MARKER_STEPS, 4, 9))
     assert follower.life == 9
 

@@ -334,7 +334,8 @@ def test_the_view_stays_where_a_life_ended_and_then_goes_on_to_another() -> None
 
 def test_a_neighbourhood_is_a_circle_of_its_radius_around_the_followed_or_around_everybody() -> None:
     def blue(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.nonzero(frame[..., 2].astype(int) - frame[..., 0] > 90)
+        rows, columns = np.nonzero(frame[..., 2].astype(int) - frame[..., 0] > 90)
+        return rows, columns
 
     vehicles = batch_of((50.0, 30.0, 0.0), (70.0, 30.0, 0.0))
     vehicles.life[:2] = 1, 3  # neither of them is blue

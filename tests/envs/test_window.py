@@ -86,7 +86,7 @@ def test_close_takes_the_window_away_and_a_later_reset_opens_another(unseen: Non
 
 
 def test_pettingzoos_own_test_of_both_modes(unseen: None) -> None:
-    render_test(particles_v0.env)
+    render_test(particles_v0.env)  # pyright: ignore[reportArgumentType]
 
 
 def test_pictures_take_their_time(unseen: None) -> None:
