@@ -106,13 +106,13 @@ def _turn_tapers_along_the_road() -> None:
     def taper_of_out_ramp(self: Ramp, lane: StraightLane, length: float) -> ExtendingLane:
         return _taper(lane.position(0, self.lane_width), lane, length, ExtensionDirection.EXTEND, self.lane_width)
 
-    InRampOnStraight._get_merge_part = taper_of_in_ramp
-    OutRampOnStraight._get_merge_part = taper_of_out_ramp
+    in_ramp: Any = InRampOnStraight
+    out_ramp: Any = OutRampOnStraight
+    in_ramp._get_merge_part = taper_of_in_ramp
+    out_ramp._get_merge_part = taper_of_out_ramp
 
 
-def _taper(
-    start: np.ndarray, lane: StraightLane, length: float, kind: ExtensionDirection, width: float
-) -> ExtendingLane:
+def _taper(start: Any, lane: StraightLane, length: float, kind: ExtensionDirection, width: float) -> ExtendingLane:
     return ExtendingLane(kind, start, start + lane.direction * length, width, [PGLineType.NONE, PGLineType.CONTINUOUS])
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 TOP_SPEED = 9.0
 """m/s; what MetaDrive's vehicles reach is 22."""
@@ -118,7 +118,7 @@ class RuleDriver:
         free = _free_points(path, bodies)
         before = np.array(
             [
-                self._claimed.get(agent, 0.0) - math.dist(at, self._place.get(agent, at)) / SPACING
+                self._claimed.get(agent, 0.0) - math.dist(at, self._place.get(agent) or at) / SPACING
                 for agent, at in zip(agents, place.tolist(), strict=True)
             ]
         )
@@ -179,7 +179,7 @@ def _tracks_of(road_map: Any) -> dict[Any, _Track]:
 def _mark_crossings(tracks: Sequence[_Track]) -> None:
     points = np.concatenate([track.points for track in tracks])
     headings = np.concatenate([np.arctan2(*np.gradient(track.points, axis=0).T[::-1]) for track in tracks])
-    pairs = cKDTree(points).query_pairs(CLEARANCE, output_type="ndarray")
+    pairs = KDTree(points).query_pairs(CLEARANCE, output_type="ndarray")
     across = np.abs(np.sin(headings[pairs[:, 0]] - headings[pairs[:, 1]])) > _ACROSS
     crossing = np.zeros(len(points), bool)
     crossing[pairs[across].ravel()] = True
@@ -220,11 +220,11 @@ def _free_points(path: np.ndarray, bodies: np.ndarray) -> np.ndarray:
     """(V,) how many points of its path lie before the first that another body (B, 3, 2) covers; the first V bodies are
     those of the vehicles themselves."""
     count = len(path)
-    blocked = _near(path, bodies).any(axis=3)
+    blocked = _near(path, bodies).max(axis=3)
     blocked[np.arange(count), :, np.arange(count)] = False
     blocked[:, 0] = False  # who is beside me does not stand in my path
-    covered = blocked.any(axis=2)
-    return np.where(covered.any(axis=1), covered.argmax(axis=1), POINTS)
+    covered = blocked.max(axis=2)
+    return np.where(covered.max(axis=1), covered.argmax(axis=1), POINTS)
 
 
 def _claims(

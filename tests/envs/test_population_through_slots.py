@@ -97,6 +97,12 @@ class Scripted:
     def scenery(self) -> dict[str, Any]:
         raise NotImplementedError
 
+    def traffic(self) -> np.ndarray:
+        return np.zeros((0, 3))
+
+    def rule_actions(self) -> np.ndarray:
+        raise AssertionError("nobody asked for a driver")
+
     def wrecks(self) -> np.ndarray:
         return np.zeros((0, 3))
 
