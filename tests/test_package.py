@@ -76,6 +76,11 @@ def test_only_the_batched_step_needs_numba() -> None:
     assert users == {"fast"}
 
 
+def test_only_the_window_needs_pygame() -> None:
+    users = {path.name for path in (ROOT / "copo_envs").rglob("*.py") if "pygame" in imported_packages(path)}
+    assert users == {"window.py"}
+
+
 def test_only_one_room_needs_stable_baselines3() -> None:
     users = {path.name for path in (ROOT / "copo_envs").rglob("*.py") if "stable_baselines3" in imported_packages(path)}
     assert users == {"sb3.py"}
