@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from copy import deepcopy
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def main() -> None:
         for size in SIZES:
             rows.append(measure(scenery, shots, view, size, args.rounds))
             print(rows[-1], flush=True)
-    write_measurement(args.out, "render_speed", rows, steps=args.steps, rounds=args.rounds, seed=args.seed)
+    settings = {"steps": args.steps, "rounds": args.rounds, "seed": args.seed, "pillow": version("pillow")}
+    write_measurement(args.out, "render_speed", rows, **settings)
 
 
 if __name__ == "__main__":

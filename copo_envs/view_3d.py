@@ -104,10 +104,13 @@ class View3D:
         """The picture after a step of `simulator`, (H, W, 3) uint8."""
         self.note(batch)
         engine: Any = self.simulator.metadrive.engine
-        if self._camera == "top" and engine.pssm.use_pssm:
-            engine.pssm.toggle_shadows_mode()  # they reach 50 m and would end in the middle of the picture
         camera = engine.get_sensor("rgb_camera")
         position, angles = self._pose(camera.lens.getFov())
+        # Light and shadow are computed for what MetaDrive's main camera sees, which shows nothing here.
+        engine.camera.setPos(*position)
+        engine.camera.setHpr(*angles)
+        engine.camLens.setFov(90.0)
+        engine.pssm.camera_rig.set_pssm_distance(max(engine.global_config["shadow_range"], 2 * position[2]))
         picture = camera.perceive(to_float=False, new_parent_node=engine.origin, position=position, hpr=angles)
         return np.ascontiguousarray(np.asarray(picture)[..., ::-1])  # it is blue first
 
