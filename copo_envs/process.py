@@ -241,6 +241,10 @@ class ProcessSimulator:
             root = str(Path(__file__).resolve().parent.parent)
             environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
             environment.setdefault("OMP_NUM_THREADS", "1")
+            if environment.get("PYTHONUTF8") not in ("0", "1"):
+                environment.pop(
+                    "PYTHONUTF8", None
+                )  # MetaDrive sets it to "on" for 3D, with which Python does not start
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "copo_envs.process", str(theirs.fileno()), str(shared.fileno())],
                 pass_fds=(theirs.fileno(), shared.fileno()),

@@ -156,6 +156,13 @@ def test_an_error_in_the_worker_arrives_with_its_traceback():
     assert simulator._process is None
 
 
+def test_a_worker_starts_after_metadrives_3d_view(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONUTF8", "on")  # as `initialize_asset_loader` leaves it, and a fatal error to Python
+    simulator = ProcessSimulator(OPTIONS)
+    assert simulator.reset(0).active.any()
+    simulator.close()
+
+
 def test_closing_ends_the_worker():
     simulator = ProcessSimulator(OPTIONS)
     simulator.reset(1)
