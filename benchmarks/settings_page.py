@@ -1,4 +1,4 @@
-"""Settings that were tried with CoPO on the intersection: `python -m benchmarks.settings_page` puts them into the docs.
+"""Settings that were tried on the intersection: `python -m benchmarks.settings_page` puts them into the docs.
 
 Reads the metrics.csv of trainings and shows how many arrived, as docs/algorithms.md says.
 """
@@ -21,10 +21,12 @@ TABLES = {
         "`tf`, seed 100": TRIED / "loose_tf_seed100.csv",
     },
     "clipping": {
-        f"{LOOSE}, seed 100": TRIED / "loose_ours_seed100.csv",
-        f"{TIGHT}, seed 100": TRIED / "tight_ours_seed100.csv",
-        f"{LOOSE}, seed 0": TRIED / "loose_ours_seed0.csv",
-        f"{TIGHT}, seed 0": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+        f"CoPO, {LOOSE}, seed 100": TRIED / "loose_ours_seed100.csv",
+        f"CoPO, {TIGHT}, seed 100": TRIED / "tight_ours_seed100.csv",
+        f"CoPO, {LOOSE}, seed 0": TRIED / "loose_ours_seed0.csv",
+        f"CoPO, {TIGHT}, seed 0": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+        f"IPPO, {LOOSE}, seed 0": TRIED / "loose_ippo_seed0.csv",
+        f"IPPO, {TIGHT}, seed 0": RESULTS / "intersection" / "ippo" / "seed0" / "metrics.csv",
     },
 }
 """Name of the place in the page -> run -> its metrics."""
@@ -57,8 +59,8 @@ def table(runs: dict[str, Path]) -> str:
         metrics = pd.read_csv(path)
         values = (success_at(metrics, mark) for mark in MARKS)
         cells = ("" if value is None else f"{100 * value:.0f}" for value in values)
-        phi = metrics["lcf_mean_deg"].iloc[-1]
-        lines.append(f"| {name} | {' | '.join(cells)} | {100 * best(metrics):.0f} | {phi:.0f}° |")
+        phi = f"{metrics['lcf_mean_deg'].iloc[-1]:.0f}°" if "lcf_mean_deg" in metrics else "-"
+        lines.append(f"| {name} | {' | '.join(cells)} | {100 * best(metrics):.0f} | {phi} |")
     return "\n".join(lines)
 
 
