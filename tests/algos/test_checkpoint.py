@@ -33,7 +33,7 @@ CONFIG = TrainConfig(
     horizon=20,
     steps_per_iteration=40,
     total_steps=1000,
-    ppo=PPOConfig(update_epochs=2, minibatch_size=64),
+    ppo=PPOConfig(update_epochs=2, minibatch_size=64, kl_target=1e-4),
     lcf=LCFConfig(lcf_learning_rate=0.05),
 )
 FILES = {"policy.safetensors", "policy.json", "learner.safetensors", "learner.json"}

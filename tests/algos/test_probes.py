@@ -120,7 +120,7 @@ class Learner:
         return out[-1]
 
 
-FAST = PPOConfig(learning_rate=3e-3, minibatch_size=256, kl_coef=0.0)
+FAST = PPOConfig(learning_rate=3e-3, minibatch_size=256, kl_coef=0.0, clip_coef=0.3, value_clip=10.0)
 
 
 def test_a_policy_learns_which_way_to_steer():
