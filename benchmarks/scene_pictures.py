@@ -1,7 +1,7 @@
 """One picture per scene with traffic in it, for the docs: `python -m benchmarks.scene_pictures`.
 
-Driven by the scripted driver, in particles towards the goal. All pictures are equally wide; the same versions write the
-same bytes.
+Driven by the scripted driver that errs, in particles by the rule. All pictures are equally wide; the same versions
+write the same bytes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PICTURES = (
 def driver_of(picture: Picture, simulator: Any) -> Callable[[StepBatch], np.ndarray]:
     """What drives: batch -> actions (N, 2)."""
     if not SCENES[picture.scene].metadrive_class:
-        return _to_the_goal
+        return lambda batch: simulator.rule_actions()
     driver = LaneFollower(picture.seed, bias=picture.bias)
 
     def by_slot(batch: StepBatch) -> np.ndarray:
@@ -67,12 +67,6 @@ def driver_of(picture: Picture, simulator: Any) -> Callable[[StepBatch], np.ndar
         return actions
 
     return by_slot
-
-
-def _to_the_goal(batch: StepBatch) -> np.ndarray:
-    """Particles see the sine and the cosine of the bearing of their goal, moved to [0, 1]."""
-    bearing = np.arctan2(2 * batch.obs[:, 1] - 1, 2 * batch.obs[:, 2] - 1)
-    return np.column_stack([2 * bearing, np.full(len(bearing), 0.6)]).clip(-1, 1)
 
 
 def draw(picture: Picture) -> np.ndarray:

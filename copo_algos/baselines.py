@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from copo_algos.policy import Policy, PolicyInfo
+from copo_algos.algorithms import get_algorithm
+from copo_algos.policy import Policy, PolicyInfo, shipped_policy
 from copo_envs.scenes import get_scene
 from copo_envs.step_batch import ACTION_SIZE, Simulator
-
-BASELINES = ("rule_based", "random")
 
 
 class _Scripted(Policy):
@@ -35,10 +34,18 @@ class Random(_Scripted):
         return rng.uniform(-1, 1, (simulator.num_slots, ACTION_SIZE)).astype(np.float32)
 
 
-def baseline(scene: str, name: str) -> Policy:
-    """One of BASELINES, in a scene.
+BASELINES: dict[str, type[_Scripted]] = {"rule_based": RuleBased, "random": Random}
+
+
+def named_driver(scene: str, name: str) -> Policy:
+    """One of BASELINES, or the policy of an algorithm that comes with the package.
 
     Raises:
         SceneError: no such scene.
+        UserError: no such algorithm.
+        CheckpointError: no policy of it for this scene comes with the package.
     """
-    return {"rule_based": RuleBased, "random": Random}[name](scene, name)
+    if name in BASELINES:
+        return BASELINES[name](scene, name)
+    get_algorithm(name)
+    return shipped_policy(scene, name)

@@ -28,9 +28,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from copo_algos import scores
-from copo_algos.baselines import BASELINES, baseline
+from copo_algos.baselines import named_driver
 from copo_algos.errors import CheckpointError, UserError
-from copo_algos.policy import DESCRIPTION, Policy, last_checkpoint, load_policy, shipped_policy
+from copo_algos.policy import DESCRIPTION, Policy, last_checkpoint, load_policy
 from copo_algos.released import is_released, load_released
 from copo_algos.run_folder import versions
 from copo_algos.statistics import bootstrap_interval
@@ -68,8 +68,8 @@ class EvaluateConfig:
     """Env steps in which vehicles respawn; the episode ends when the last of them has ended."""
     num_agents: int | None = None
     """Vehicles in the scene. Default: as in training."""
-    rule_based: int = 0
-    """Vehicles besides them that a rule drives; they are not in the scores."""
+    rule_based: int | None = None
+    """Vehicles besides them that a rule drives; they are not in the scores. Default: as in training."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Drive by the mean of the action distribution instead of drawing from it."""
     lcf: float | None = None
@@ -267,9 +267,7 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
         scene, algorithm = config.scene or "", config.algorithm or ""
         name = f"{scene}-{algorithm}"
         output = config.output or Path("evaluation") / name
-        if algorithm in BASELINES:
-            return [_Job(name, lambda: baseline(scene, algorithm), output)]
-        return [_Job(name, lambda: shipped_policy(scene, algorithm), output)]
+        return [_Job(name, lambda: named_driver(scene, algorithm), output)]
     if is_released(config.path):
         released, scene = config.path, config.scene
         output = config.output or Path("evaluation") / f"{scene}-{released.stem}"
@@ -314,7 +312,7 @@ def _evaluate_one(
             options=scene_options(
                 info.scene,
                 num_agents=info.num_agents if config.num_agents is None else config.num_agents,
-                rule_based=config.rule_based,
+                rule_based=info.rule_based if config.rule_based is None else config.rule_based,
                 horizon=config.horizon,
                 geometry=config.geometry or info.geometry,
                 start_seed=info.start_seed,
@@ -337,7 +335,7 @@ def _evaluate_one(
         "first_seed": config.first_seed,
         "horizon": config.horizon,
         "num_agents": episodes[0].options.num_agents,
-        "rule_based": config.rule_based,
+        "rule_based": episodes[0].options.rule_based,
         "geometry": episodes[0].options.geometry,
         "maps": config.maps,
         "deterministic": config.deterministic,

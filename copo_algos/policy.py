@@ -45,6 +45,8 @@ class PolicyInfo:
     env_steps: int = 0
     """Env steps it was trained for."""
     geometry: str = "published"
+    rule_based: int = 0
+    """Vehicles besides `num_agents` that a rule drove."""
     start_seed: int = SceneOptions.start_seed
     """The random map it was trained on (`pg_map`)."""
     obs_version: str = "0.4.3"

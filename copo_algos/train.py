@@ -66,6 +66,7 @@ class Trainer:
             algorithm=config.algorithm,
             obs_size=obs_size,
             num_agents=self.options.num_agents,
+            rule_based=self.options.rule_based,
             uses_lcf=self.algorithm.uses_lcf,
             lcf_uniform=self.algorithm.lcf == "uniform",
             geometry=self.options.geometry,

@@ -16,9 +16,9 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from copo_algos.baselines import BASELINES, baseline
+from copo_algos.baselines import named_driver
 from copo_algos.errors import UserError
-from copo_algos.policy import Policy, load_policy, shipped_policy
+from copo_algos.policy import Policy, load_policy
 from copo_algos.released import is_released, load_released
 from copo_envs.outcomes import Outcome
 from copo_envs.process import make_simulator
@@ -76,8 +76,8 @@ class WatchConfig:
     """Coordination factor for everybody, in [-1, 1]. Default: drawn for each life from what was learned."""
     num_agents: int | None = None
     """Vehicles in the scene. Default: as many as the policy was trained with."""
-    rule_based: int = 0
-    """Vehicles besides them that a rule drives."""
+    rule_based: int | None = None
+    """Vehicles besides them that a rule drives. Default: as many as in training."""
     start_seed: int | None = None
     """Which random map pg_map drives on. Default: the one that the policy was trained on."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -237,8 +237,7 @@ def _look(config: WatchConfig) -> dict[str, Any]:
 
 def _policy(config: WatchConfig) -> Policy:
     if config.run is None:
-        scene, algorithm = get_scene(config.scene or "intersection").name, config.algorithm or "copo"
-        return baseline(scene, algorithm) if algorithm in BASELINES else shipped_policy(scene, algorithm)
+        return named_driver(get_scene(config.scene or "intersection").name, config.algorithm or "copo")
     if config.algorithm is not None:
         raise UserError(
             f"algorithm={config.algorithm} chooses a policy of the package, but {config.run} was given; leave one out"
@@ -261,15 +260,18 @@ def _scene(config: WatchConfig, policy: Policy) -> SceneOptions:
             f"a policy for {info.scene} sees {info.obs_size} numbers and {spec.name} shows {spec.obs_size}; "
             "choose a scene with as many"
         )
-    as_trained = info.num_agents if spec.name == info.scene else None
-    return scene_options(
+    as_trained = (info.num_agents, info.rule_based) if spec.name == info.scene else (None, None)
+    options = scene_options(
         spec.name,
-        num_agents=as_trained if config.num_agents is None else config.num_agents,
-        rule_based=config.rule_based,
+        num_agents=as_trained[0] if config.num_agents is None else config.num_agents,
+        rule_based=as_trained[1] if config.rule_based is None else config.rule_based,
         geometry=info.geometry,
         start_seed=info.start_seed if config.start_seed is None else config.start_seed,
         num_heldout=0,  # whoever watches may look at any map
     )
+    if config.view_3d and options.rule_based:
+        raise UserError(f"rule_based={options.rule_based} vehicles are not in the 3D view; use rule_based=0")
+    return options
 
 
 def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: Endings, name: str) -> Iterator[_Shot]:

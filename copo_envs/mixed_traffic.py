@@ -77,7 +77,7 @@ class MixedTraffic:
         return self.batch
 
     def scenery(self) -> dict[str, Any]:
-        return self.simulator.scenery()
+        return {**self.simulator.scenery(), "rule_based": True}
 
     def wrecks(self) -> np.ndarray:
         return self.simulator.wrecks()

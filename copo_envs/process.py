@@ -443,9 +443,7 @@ class SceneVector:
             raise SceneError("rule_actions() before reset(): call reset(seeds) first")
         if self._local is not None:
             return self._local.simulator.rule_actions()[None]
-        for worker in self._workers:
-            worker.send("rule_actions")
-        return np.stack([worker.receive() for worker in self._workers])
+        return np.stack([worker.rule_actions() for worker in self._workers])
 
     def close(self) -> None:
         """End the workers."""

@@ -52,7 +52,7 @@ class TopDownRenderer:
             raise RenderError("the scenery has no lanes, lines or buildings: there is nothing to draw")
         self._follower = None if self.options.follow is None else Follower(self.options.follow)
         self._endings: dict[int, tuple[int, float, float, int]] = {}
-        self._legend = Legend(self.options)
+        self._legend = Legend(self.options, traffic=bool(scenery.get("rule_based")))
         points = np.concatenate(outlines)
         self._low, self._high = points.min(axis=0), points.max(axis=0)
         length, width = scenery["vehicle_size"]

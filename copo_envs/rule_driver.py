@@ -1,9 +1,9 @@
 """A driver that follows rules instead of a policy, for MetaDrive's scenes.
 
-Every vehicle follows its route along the middle of a lane, slows down for curves and toll roads, stops behind what
-stands in its path, and lets those pass first who reach a crossing of paths before it. It knows the map and where
-everybody is and goes; it has no randomness. It never changes lanes to overtake, so a wreck holds it up until it is
-taken away.
+Every vehicle follows its route along the middle of a lane, slows down for curves and toll roads, and stops behind what
+stands in its path. It drives only where it has claimed its path: no two claims come near each other, and a crossing is
+claimed as a whole or not entered. It knows the map and where everybody is and goes; it has no randomness. It never
+changes lanes to overtake, so a wreck holds it up until it is taken away.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ CLEARANCE = 2.4
 """Metres between two vehicles' centre lines, below which they could touch; lanes are 3.5 m apart."""
 HALF_LENGTH = 2.3
 PATIENCE = 20
-"""Steps after which somebody who stands still has lost the right of way."""
+"""Steps after which somebody who stands on a crossing may stop on it again, a little further on: better than barring
+it for good."""
+LONG_PATIENCE = 300
+"""The same for who waits before a crossing."""
 
 _BRAKING, _SIDEWAYS = 4.0, 3.5  # m/s^2: what is planned with
-_MARGIN = 8.0  # metres
+_MARGIN = 8.0  # metres before braking would have to begin, from which on a crossing is claimed
 _WHEELBASE = 2.5
 _TIGHT = 4.0  # metres: nobody chooses a curve of a smaller radius where there is another lane
 _BODY = np.array([-1.5, 0.0, 1.5])  # centres of three discs that cover a vehicle, along its axis
 _STANDING = 0.3  # m/s
+_UNUSED = 2  # steps of standing after which a claim is given back
+_AVOID = 20.0  # metres of detour that a lane to avoid is worth
 _ACROSS = 0.35  # sine of the angle from which on two lanes cross rather than run together
 
 
@@ -76,13 +81,14 @@ class _Track:
 class RuleDriver:
     """Actions for the vehicles of a MetaDrive environment.
 
-    Between calls it only remembers how long everybody has stood; `forget` at the beginning of an episode.
+    Between calls it remembers the map, how long everybody has stood, where it was and what it has claimed. So call it
+    once a step, and `forget` at the beginning of an episode.
     """
 
     def __init__(self) -> None:
         self._tracks: dict[Any, _Track] = {}
         self._stood: dict[str, int] = {}
-        self._claimed: dict[str, float] = {}
+        self._claimed: dict[str, float] = {}  # in points from where it is, and so less in every step
         self._place: dict[str, list[float]] = {}
 
     def forget(self) -> None:
@@ -114,15 +120,26 @@ class RuleDriver:
             np.concatenate([place, np.array([tuple(wreck.position) for wreck in wrecks]).reshape(-1, 2)]),
             np.concatenate([heading, [wreck.heading_theta for wreck in wrecks]]),
         )
-        stood = np.array(list(self._stood.values()))
         free = _free_points(path, bodies)
+        wanted = _target_speed(limit, self._room(place, speed, path, crossing, free))
+        steering = _steering(path, place, heading, speed, np.array([vehicle.max_steering for vehicle in vehicles]))
+        throttle = np.clip(0.5 * (wanted - speed), -1.0, 0.8)
+        actions = np.stack([steering, throttle], axis=1).astype(np.float32)
+        return dict(zip(agents, actions, strict=True))
+
+    def _room(
+        self, place: np.ndarray, speed: np.ndarray, path: np.ndarray, crossing: np.ndarray, free: np.ndarray
+    ) -> np.ndarray:
+        """Metres (V,) that each vehicle may drive, infinite where all of its path is its own. Claims them."""
+        agents = list(self._stood)
+        stood = np.array(list(self._stood.values()))
         before = np.array(
             [
                 self._claimed.get(agent, 0.0) - math.dist(at, self._place.get(agent) or at) / SPACING
                 for agent, at in zip(agents, place.tolist(), strict=True)
             ]
         )
-        before[stood > 2] = 0.0  # who cannot use what he claimed lets others have it
+        before[stood > _UNUSED] = 0.0  # who cannot use what he claimed lets others have it
         # A crossing is claimed when it is time to brake for it, and not before.
         first = np.where(crossing.any(axis=1), crossing.argmax(axis=1), POINTS)
         far = SPACING * first > speed**2 / (2 * _BRAKING) + _MARGIN
@@ -132,11 +149,7 @@ class RuleDriver:
         claimed = np.where(points > np.ceil(before), points, before)
         self._claimed = dict(zip(agents, claimed.tolist(), strict=True))
         self._place = dict(zip(agents, place.tolist(), strict=True))
-        wanted = _target_speed(limit, np.where(points < POINTS, SPACING * np.minimum(claimed, free), np.inf))
-        steering = _steering(path, place, heading, speed, np.array([vehicle.max_steering for vehicle in vehicles]))
-        throttle = np.clip(0.5 * (wanted - speed), -1.0, 0.8)
-        actions = np.stack([steering, throttle], axis=1).astype(np.float32)
-        return dict(zip(agents, actions, strict=True))
+        return np.where(points < POINTS, SPACING * np.minimum(claimed, free), np.inf)
 
     def _path(self, vehicle: Any, place: np.ndarray, network: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points (POINTS, 2) ahead of a vehicle on its route, the speed limits (POINTS,) there, and where it is crossed
@@ -196,7 +209,7 @@ def _choose_lanes(roads: Sequence[Sequence[_Track]], lateral: Sequence[float]) -
         roads: the lanes of the road that the vehicle is on, and of those that follow.
         lateral: metres from the vehicle to the middle of each lane of the first.
     """
-    cost = [distance + 20.0 * track.avoid for distance, track in zip(lateral, roads[0], strict=True)]
+    cost = [distance + _AVOID * track.avoid for distance, track in zip(lateral, roads[0], strict=True)]
     best = [[track] for track in roads[0]]
     for before, after in pairwise(roads):
         steps = [
@@ -204,7 +217,7 @@ def _choose_lanes(roads: Sequence[Sequence[_Track]], lateral: Sequence[float]) -
             for track in after
         ]
         origins = [int(np.argmin(row)) for row in steps]
-        cost = [steps[j][i] + 20.0 * track.avoid for j, (i, track) in enumerate(zip(origins, after, strict=True))]
+        cost = [steps[j][i] + _AVOID * track.avoid for j, (i, track) in enumerate(zip(origins, after, strict=True))]
         best = [[*best[i], track] for i, track in zip(origins, after, strict=True)]
     return best[int(np.argmin(cost))]
 
@@ -253,7 +266,7 @@ def _claims(
         held[row] = False
         taken = (near[row] & held).any(axis=(1, 2)) | (index >= reach[row])
         end = int(taken.argmax()) if taken.any() else POINTS
-        if stood[row] < PATIENCE * (1 if crossing[row, 0] else 15):
+        if stood[row] < (PATIENCE if crossing[row, 0] else LONG_PATIENCE):
             stops = np.flatnonzero(~crossing[row, :end])
             end = int(stops[-1]) + 1 if len(stops) else 0
         held[row] = index < max(end, min(claimed[row], reach[row]))

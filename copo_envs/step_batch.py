@@ -188,7 +188,8 @@ class Simulator(Protocol):
 
     def scenery(self) -> dict[str, Any]:
         """What a picture needs, after the first reset: `lanes` [polygon (K, 2)], `lines` [(polyline (K, 2), "white" |
-        "yellow", dashed)], `buildings` [polygon (K, 2)], all in metres, and `vehicle_size` (length, width)."""
+        "yellow", dashed)], `buildings` [polygon (K, 2)], all in metres, `vehicle_size` (length, width), and, where
+        there may be `traffic`, `rule_based` True."""
         ...
 
     def wrecks(self) -> np.ndarray:

@@ -13,18 +13,18 @@ from copo_envs.outcomes import ENDINGS, Outcome
 
 _NAMES = dict(zip(ENDINGS, ("arrived", "crashed", "out of road", "out of time"), strict=True))
 _BAR = 5.0
-_ICON_WIDTHS = {"wreck": 1.9, "bar": _BAR}
+_ICON_WIDTHS = {"wreck": 1.9, "traffic": 1.9, "bar": _BAR}
 """In heights of the text; 1.2 for all others."""
 
 
 class Legend:
     """Lays out and draws the strip. Lengths are pixels of the enlarged picture."""
 
-    def __init__(self, options: RenderOptions):
+    def __init__(self, options: RenderOptions, traffic: bool = False):
         self.em = SUPERSAMPLE * min(max(options.size / 40, 9.0), 13.0)
         """Height of the text."""
         self._font = ImageFont.load_default(size=self.em)
-        self._options = options
+        self._options, self._traffic = options, traffic
         self._scale = palette.value_scale(options)
         self._items = self._explained()
         self._strip: Image.Image | None = None
@@ -50,11 +50,13 @@ class Legend:
         return strip
 
     def _explained(self) -> list[tuple[Any, str, float]]:
-        """(ending code, "wreck", "circle" or "bar"; its text; its width) of what the picture explains."""
+        """(ending code, "wreck", "traffic", "circle" or "bar"; its text; its width) of what the picture explains."""
         items: list[tuple[Any, str]] = [(ending, _NAMES[ending]) for ending in ENDINGS]
         if self._options.colour_by == "outcome":
             items.insert(0, (Outcome.RUNNING, "not yet known"))
         items.append(("wreck", "wreck"))
+        if self._traffic:
+            items.append(("traffic", "rule-based"))
         if self._options.neighbourhood is not None:
             items.append(("circle", f"within {self._options.neighbourhood:g} m"))
         if self._scale is not None:
@@ -92,8 +94,11 @@ class Legend:
     def _draw_icon(self, draw: ImageDraw.ImageDraw, kind: Any, x: float, y: float) -> None:
         em = self.em
         circle = (x, y - 0.6 * em, x + 1.2 * em, y + 0.6 * em)
-        if kind == "wreck":
-            draw.rounded_rectangle((x, y - 0.45 * em, x + 1.9 * em, y + 0.45 * em), 0.2 * em, palette.WRECK)
+        car = (x, y - 0.45 * em, x + 1.9 * em, y + 0.45 * em)
+        if kind == "traffic":
+            draw.rounded_rectangle(car, 0.2 * em, palette.TRAFFIC)
+        elif kind == "wreck":
+            draw.rounded_rectangle(car, 0.2 * em, palette.WRECK)
             for sign in (-1, 1):
                 ends = [(x + 0.35 * em, y - sign * 0.3 * em), (x + 1.55 * em, y + sign * 0.3 * em)]
                 draw.line(ends, palette.CROSS, round(0.14 * em))

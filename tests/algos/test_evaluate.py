@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from copo_algos import scores
+from copo_algos.baselines import BASELINES
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.evaluate import Episode, EvaluateConfig, drive, evaluate, hardware
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
@@ -195,6 +198,8 @@ def test_nothing_to_evaluate_is_one_sentence(tmp_path: Path):
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         evaluate(config(tmp_path))
     with pytest.raises(CheckpointError, match="comes with the package"):
+        evaluate(config(scene="particles", algorithm="ippo"))
+    with pytest.raises(UserError, match="unknown algorithm 'nobody'"):
         evaluate(config(scene="particles", algorithm="nobody"))
 
 
@@ -210,6 +215,31 @@ def test_an_interrupted_evaluation_leaves_the_last_one_alone(tmp_path: Path, mon
     with pytest.raises(KeyboardInterrupt):
         evaluate(config(run, episodes=2))
     assert {path.name: path.read_text() for path in (run / "evaluation").iterdir()} == before
+
+
+def test_the_rule_arrives_and_random_actions_do_not(tmp_path: Path):
+    rates = {}
+    for driver in BASELINES:
+        settings = {"scene": "particles", "algorithm": driver, "episodes": 1, "horizon": 150}
+        rates[driver] = evaluate(config(**settings, output=tmp_path / driver))["success_rate"].item()
+        again = evaluate(config(**settings, output=tmp_path / "again", workers=1))["success_rate"].item()
+        assert again == rates[driver]
+    assert rates["rule_based"] > 0.7 > 0.2 > rates["random"]
+
+
+def test_rule_based_traffic_is_as_in_training_and_not_in_the_scores(tmp_path: Path):
+    policy = untrained(uses_lcf=False)
+    policy.info = replace(policy.info, num_agents=2, rule_based=5)
+    save_policy(policy, tmp_path)
+
+    def summary(**settings: object) -> dict[str, Any]:
+        evaluate(config(tmp_path, episodes=1, horizon=40, output=tmp_path / "out", **settings))
+        return json.loads((tmp_path / "out" / "summary.json").read_text())
+
+    mixed, alone = summary(), summary(rule_based=0)
+    assert (mixed["num_agents"], mixed["rule_based"], alone["rule_based"]) == (2, 5, 0)
+    lives = pd.read_csv(tmp_path / "out" / "lives.csv")
+    assert len(lives) == alone["lives"] and mixed["lives"] <= 2 * (1 + 40 // 25 + 1)
 
 
 @pytest.mark.simulator

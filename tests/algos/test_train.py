@@ -387,6 +387,13 @@ def test_learning_that_diverges_is_refused(tmp_path: Path):
     assert "try a smaller --learning-rate" in refusal(tiny(tmp_path, learning_rate=1e30))
 
 
+def test_rule_based_traffic_is_not_learned_from(tmp_path: Path):
+    folder = train(tiny(tmp_path / "run", num_agents=2, rule_based=6))
+    assert all(float(row["vehicles_mean"]) <= 2 for row in metrics(folder))
+    info = load_policy(folder).info
+    assert (info.num_agents, info.rule_based) == (2, 6)
+
+
 @pytest.mark.parametrize("algorithm", ["ippo", "copo"])
 def test_less_than_one_iteration_is_one_short_one(tmp_path: Path, algorithm: str):
     folder = train(tiny(tmp_path / "run", algorithm, num_envs=2, total_steps=5))

@@ -143,6 +143,18 @@ def test_the_scene_is_as_in_training_unless_told_otherwise() -> None:
         _scene(WatchConfig(num_agents=99), policy)
 
 
+def test_rule_based_traffic_is_as_in_training_and_in_the_film(config: WatchConfig) -> None:
+    policy = tiny_policy(scene="intersection", num_agents=7)
+    policy.info = replace(policy.info, rule_based=4)
+    assert _scene(WatchConfig(), policy).rule_based == 4
+    assert _scene(WatchConfig(rule_based=0), policy).rule_based == 0
+    with pytest.raises(UserError, match="rule_based=4 vehicles are not in the 3D view; use rule_based=0"):
+        _scene(WatchConfig(view_3d=True), policy)
+    driven = WatchConfig(scene="particles", algorithm="rule_based", num_agents=2, steps=3, output=config.output)
+    mixed = Image.open(watch(replace(driven, rule_based=6))).convert("RGB").tobytes()
+    assert mixed != Image.open(watch(driven)).convert("RGB").tobytes()
+
+
 def test_a_policy_drives_on_the_map_that_it_was_trained_on() -> None:
     policy = tiny_policy(scene="pg_map", num_agents=15, start_seed=8000)
     assert _scene(WatchConfig(), policy).start_seed == 8000

@@ -138,6 +138,8 @@ def test_rule_based_traffic_is_drawn_where_it_is_and_grey(renderer: TopDownRende
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == tuple(
         f(axis) for axis in changed(empty, agents) for f in (np.min, np.max)
     )
+    plain, explained = TopDownRenderer(scenery()), TopDownRenderer(scenery(rule_based=True))
+    assert (plain.frame(batch_of(), NO_WRECKS) != explained.frame(batch_of(), NO_WRECKS)).any(), "the legend says so"
     body = driven[rows, columns].astype(int)
     assert np.ptp(body, axis=1).mean() < 25 < np.ptp(agents[rows, columns].astype(int), axis=1).mean()
 

@@ -97,7 +97,7 @@ def test_it_arrives_where_random_actions_do_not(scene: str, closing: Any):
 
     ruled = outcomes(False, 520)
     assert ruled.count(1) >= 3 and ruled.count(1) / len(ruled) >= (0.3 if scene == "parking_lot" else 0.7)
-    assert outcomes(True, 150).count(1) == 0
+    assert outcomes(True, 520).count(1) == 0
 
 
 @pytest.mark.simulator
