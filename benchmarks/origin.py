@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from copo_algos.evaluate import hardware
+from copo_algos.machine import hardware
 from copo_algos.run_folder import versions
 
 ROOT = Path(__file__).resolve().parent.parent

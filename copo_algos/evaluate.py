@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from rich.table import Table
 from copo_algos import scores
 from copo_algos.baselines import named_driver
 from copo_algos.errors import CheckpointError, UserError
+from copo_algos.machine import hardware
 from copo_algos.policy import DESCRIPTION, Policy, last_checkpoint, load_policy
 from copo_algos.released import is_released, load_released
 from copo_algos.run_folder import versions
@@ -393,20 +393,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def hardware() -> str:
-    """Processor, cores that this process may use, and memory, in words."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    words = f"{model}, {cores} core{'s' if cores > 1 else ''}"
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        words += f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB memory"
-    return words
 
 
 class _Bar:

@@ -28,7 +28,7 @@ from copo_algos.advantages import STD_FLOOR
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN
 from copo_algos.config import LCFConfig
 from copo_algos.mlp import TanhMLP
-from copo_algos.networks import GaussianActor, gaussian_log_prob, parameters_of, split_head
+from copo_algos.networks import GaussianActor, gaussian_log_prob, layers_of, parameters_of, split_head
 from copo_algos.types import Samples
 
 GRADIENT_ROWS = 1024  # rows per pass over the whole batch: what a core's cache holds
@@ -91,7 +91,7 @@ def _mean_gradient(
     by_log_prob: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> list[torch.Tensor]:
     """Gradient of a mean over `rows` whose terms have the derivative `by_log_prob(log pi (b,), piece of rows (b,))`."""
-    mlp = TanhMLP(actor.layers_of(parameters_of(actor)), min(GRADIENT_ROWS, len(rows)))
+    mlp = TanhMLP(layers_of(parameters_of(actor)), min(GRADIENT_ROWS, len(rows)))
     total, part = ([torch.zeros_like(parameter) for parameter in parameters_of(actor)] for _ in range(2))
     for piece in rows.split(mlp.rows):
         obs, action = samples.obs[piece], samples.action[piece]
@@ -99,7 +99,7 @@ def _mean_gradient(
         mean, log_std = split_head(head)
         weight = by_log_prob(gaussian_log_prob(mean, log_std, action), piece)[:, None] / len(rows)
         by_mean, by_log_std = losses.log_prob_gradient(mean, log_std, action)
-        mlp.backward(obs, losses.head_gradient(head, weight * by_mean, weight * by_log_std), actor.layers_of(part))
+        mlp.backward(obs, losses.head_gradient(head, weight * by_mean, weight * by_log_std), layers_of(part))
         for sum_, gradient in zip(total, part, strict=True):
             sum_ += gradient
     return total
@@ -111,8 +111,8 @@ def log_prob_directional(actor: GaussianActor, samples: Samples, direction: list
 
     It needs neither a backward pass per sample nor a second derivative, and does not depend on Phi.
     """
-    mlp = TanhMLP(actor.layers_of(parameters_of(actor)), min(GRADIENT_ROWS, len(samples)))
-    along = actor.layers_of(direction)
+    mlp = TanhMLP(layers_of(parameters_of(actor)), min(GRADIENT_ROWS, len(samples)))
+    along = layers_of(direction)
     pieces = []
     for obs, action in zip(samples.obs.split(mlp.rows), samples.action.split(mlp.rows), strict=True):
         head = mlp.forward(obs)

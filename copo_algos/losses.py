@@ -17,9 +17,9 @@ def clipped_surrogate(ratio: torch.Tensor, advantage: torch.Tensor, clip_coef: f
 def clipped_value_loss(
     value: torch.Tensor, old_value: torch.Tensor, returns: torch.Tensor, value_clip: float
 ) -> torch.Tensor:
-    """max((V - R)^2, (V_old + clip(V - V_old, -+ v) - R)^2), mean over B, sum over heads. All (B, H)."""
+    """max((V - R)^2, (V_old + clip(V - V_old, -+ v) - R)^2) of one head, mean over B. All (B,)."""
     clipped = old_value + (value - old_value).clamp(-value_clip, value_clip)
-    return torch.max((value - returns) ** 2, (clipped - returns) ** 2).mean(0).sum()
+    return torch.max((value - returns) ** 2, (clipped - returns) ** 2).mean()
 
 
 def gaussian_kl(

@@ -21,6 +21,30 @@ def normc_(weight: torch.Tensor, scale: float, generator: torch.Generator) -> No
         weight.mul_(scale / weight.pow(2).sum(-1, keepdim=True).sqrt())
 
 
+def layers(inputs: int, outputs: int, generator: torch.Generator) -> nn.ModuleList:
+    """The linear layers of an MLP 256-256, initialised as RLlib does: hidden rows of norm 1, output rows of norm 0.01,
+    zero biases."""
+    sizes = (inputs, HIDDEN, HIDDEN, outputs)
+    found = nn.ModuleList()
+    for size, next_size, scale in zip(sizes[:-1], sizes[1:], (1.0, 1.0, 0.01), strict=True):
+        layer = nn.Linear(size, next_size)
+        normc_(layer.weight, scale, generator)
+        nn.init.zeros_(layer.bias)
+        found.append(layer)
+    return found
+
+
+def through(layers: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """x (..., inputs) -> (..., outputs), with tanh between the three layers."""
+    first, second, last = layers.children()
+    return last(torch.tanh(second(torch.tanh(first(x)))))
+
+
+def layers_of(tensors: Sequence[torch.Tensor]) -> Layers:
+    """The tensors of one MLP in the order of `parameters()` (themselves, gradients, a direction) as views."""
+    return Layers(tuple(weight.t() for weight in tensors[0::2]), tuple(tensors[1::2]))
+
+
 class GaussianActor(nn.Module):
     """MLP 256-256 with tanh; the head holds the means and the log standard deviations of a diagonal Gaussian.
 
@@ -32,28 +56,15 @@ class GaussianActor(nn.Module):
 
     def __init__(self, obs_size: int, action_size: int, generator: torch.Generator):
         super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(obs_size, HIDDEN), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, 2 * action_size)]
-        )
-        for layer, scale in zip(self.layers, (1.0, 1.0, 0.01), strict=True):
-            assert isinstance(layer, nn.Linear)
-            normc_(layer.weight, scale, generator)
-            nn.init.zeros_(layer.bias)
-
-    def layers_of(self, tensors: Sequence[torch.Tensor]) -> Layers:
-        """Tensors in the order of `parameters()` (or themselves, or gradients) as views, layer by layer."""
-        weights, biases = tensors[0::2], tensors[1::2]
-        return Layers(tuple(weight.t() for weight in weights), tuple(biases))
+        self.layers = layers(obs_size, 2 * action_size, generator)
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """obs (..., D) -> mean (..., 2), log_std (..., 2)."""
-        hidden = torch.tanh(self.layers[0](obs))
-        hidden = torch.tanh(self.layers[1](hidden))
-        return split_head(self.layers[2](hidden))
+        return split_head(through(self.layers, obs))
 
 
 class ValueCritic(nn.Module):
-    """H separate MLPs 256-256 with tanh, one per value head, as one batched matrix product.
+    """H separate MLPs 256-256 with tanh, one per value head, which share nothing.
 
     Args:
         obs_size: D.
@@ -63,32 +74,11 @@ class ValueCritic(nn.Module):
 
     def __init__(self, obs_size: int, heads: int, generator: torch.Generator):
         super().__init__()
-        self.heads = heads
-        sizes = (obs_size, HIDDEN, HIDDEN, 1)
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
-        for inputs, outputs, scale in zip(sizes[:-1], sizes[1:], (1.0, 1.0, 0.01), strict=True):
-            weight = torch.empty(heads, outputs, inputs)
-            normc_(weight, scale, generator)
-            # (H, inputs, outputs), as the product needs it
-            self.weights.append(nn.Parameter(weight.transpose(1, 2).contiguous()))
-            self.biases.append(nn.Parameter(torch.zeros(heads, 1, outputs)))
-
-    def layers_of(self, tensors: Sequence[torch.Tensor]) -> list[Layers]:
-        """Tensors in the order of `parameters()` as views, head by head."""
-        return [
-            Layers(tuple(weight[head] for weight in tensors[:3]), tuple(bias[head, 0] for bias in tensors[3:]))
-            for head in range(self.heads)
-        ]
+        self.heads = nn.ModuleList(layers(obs_size, 1, generator) for _ in range(heads))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """obs (B, D) -> values (B, H)."""
-        x = obs.unsqueeze(0).expand(self.heads, -1, -1)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
-            if layer < 2:
-                x = torch.tanh(x)
-        return x.squeeze(-1).transpose(0, 1)
+        return torch.cat([through(head, obs) for head in self.heads], dim=-1)
 
 
 def parameters_of(module: nn.Module) -> list[torch.Tensor]:

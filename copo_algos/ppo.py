@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from copo_algos.advantages import coordinate, gae, standardise
@@ -24,12 +26,14 @@ from copo_algos.losses import (
     surrogate_gradient,
     value_gradient,
 )
+from copo_algos.machine import cores
 from copo_algos.mlp import TanhMLP
 from copo_algos.networks import (
     GaussianActor,
     ValueCritic,
     gaussian_log_prob,
     gradients_of,
+    layers_of,
     parameters_of,
     split_head,
 )
@@ -102,7 +106,7 @@ def make_samples(
 def _values(rollout: Rollout, critic: ValueCritic, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """V(o_t) and the bootstrap V(o_t+1) of every sample, (T, E, N, H): 0 after a termination, the value of the last
     observation at a truncation, and the value of the observation after the rollout at its end."""
-    shape = (*rollout.acted.shape, critic.heads)
+    shape = (*rollout.acted.shape, len(critic.heads))
     value = np.zeros(shape, np.float32)
     value[rollout.acted] = _forward(critic, rollout.critic_obs[rollout.acted], device)
     next_value = np.zeros(shape, np.float32)
@@ -116,12 +120,12 @@ def _values(rollout: Rollout, critic: ValueCritic, device: torch.device) -> tupl
 
 def _forward(critic: ValueCritic, obs: np.ndarray, device: torch.device) -> np.ndarray:
     if len(obs) == 0:
-        return np.zeros((0, critic.heads), np.float32)
+        return np.zeros((0, len(critic.heads)), np.float32)
     rows = torch.from_numpy(obs).to(device)
-    values = rows.new_empty(len(rows), critic.heads)
-    for head, layers in enumerate(critic.layers_of(parameters_of(critic))):
-        mlp = TanhMLP(layers, min(FORWARD_ROWS, len(rows)))
-        for piece, value in zip(rows.split(mlp.rows), values[:, head].split(mlp.rows), strict=True):
+    values = rows.new_empty(len(rows), len(critic.heads))
+    for number, head in enumerate(critic.heads):
+        mlp = TanhMLP(layers_of(parameters_of(head)), min(FORWARD_ROWS, len(rows)))
+        for piece, value in zip(rows.split(mlp.rows), values[:, number].split(mlp.rows), strict=True):
             value.copy_(mlp.forward(piece)[:, 0])
     return values.cpu().numpy()
 
@@ -130,7 +134,7 @@ def ppo_update(
     actor: GaussianActor,
     critic: ValueCritic,
     actor_optimizer: Optimizer,
-    critic_optimizer: Optimizer,
+    critic_optimizers: Sequence[Optimizer],
     samples: Samples,
     config: PPOConfig,
     kl_coef: float,
@@ -138,20 +142,27 @@ def ppo_update(
 ) -> UpdateStats:
     """`update_epochs` passes over the samples in minibatches.
 
-    The policy and the critics share no weights and no loss, so their gradient steps run side by side, on two threads.
+    The policy and the critics, one per head, share no weights and no loss, so their gradient steps run side by side, on
+    as many threads as there are cores. Which runs where changes no number.
     The last, smaller minibatch of a pass is left out, as RLlib does, unless it is the only one.
+
+    Args:
+        critic_optimizers: one per head.
     """
     size = min(config.minibatch_size, len(samples))
     policy = _PolicySteps(actor, actor_optimizer, size, config, kl_coef)
-    values = _ValueSteps(critic, critic_optimizer, size, config)
+    values = [
+        _ValueSteps(number, head, optimizer, size, config)
+        for number, (head, optimizer) in enumerate(zip(critic.heads, critic_optimizers, strict=True))
+    ]
     policy_stats, value_loss = (math.nan,) * 4, math.nan
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(max_workers=min(1 + len(values), cores())) as pool:
         for _ in range(config.update_epochs):
             order = torch.from_numpy(rng.permutation(len(samples))).to(samples.obs.device)
             batches = samples.rows(order).batches(size)  # gathered once, so that minibatches are views
-            fitting = pool.submit(values.epoch, batches)
-            policy_stats = policy.epoch(batches)
-            value_loss = fitting.result()
+            acting = pool.submit(policy.epoch, batches)  # first, since it takes longest
+            value_loss = sum(pool.map(lambda head, batches=batches: head.epoch(batches), values))
+            policy_stats = acting.result()
     policy_loss, kl, entropy, clipped = policy_stats
     return UpdateStats(policy_loss, value_loss, kl, entropy, clipped)
 
@@ -160,8 +171,8 @@ class _PolicySteps:
     """Gradient steps of the policy, minibatch by minibatch."""
 
     def __init__(self, actor: GaussianActor, optimizer: Optimizer, size: int, config: PPOConfig, kl_coef: float):
-        self._mlp = TanhMLP(actor.layers_of(parameters_of(actor)), size)
-        self._gradients = actor.layers_of(gradients_of(actor))
+        self._mlp = TanhMLP(layers_of(parameters_of(actor)), size)
+        self._gradients = layers_of(gradients_of(actor))
         self._optimizer, self._config, self._kl_coef = optimizer, config, kl_coef
 
     def epoch(self, batches: list[Samples]) -> tuple[float, float, float, float]:
@@ -190,28 +201,27 @@ class _PolicySteps:
 
 
 class _ValueSteps:
-    """Gradient steps of the critics, head after head, minibatch by minibatch."""
+    """Gradient steps of the critic of one head, minibatch by minibatch."""
 
-    def __init__(self, critic: ValueCritic, optimizer: Optimizer, size: int, config: PPOConfig):
-        self._mlps = [TanhMLP(layers, size) for layers in critic.layers_of(parameters_of(critic))]
-        self._gradients = critic.layers_of(gradients_of(critic))
+    def __init__(self, number: int, head: nn.Module, optimizer: Optimizer, size: int, config: PPOConfig):
+        self._number = number
+        self._mlp = TanhMLP(layers_of(parameters_of(head)), size)
+        self._gradients = layers_of(gradients_of(head))
         self._optimizer, self._config = optimizer, config
 
     def epoch(self, batches: list[Samples]) -> float:
-        """Mean over the minibatches of the value loss, sum over heads."""
+        """Mean over the minibatches of the value loss."""
         return float(torch.stack([self._step(batch) for batch in batches]).mean())
 
     @torch.no_grad()
     def _step(self, batch: Samples) -> torch.Tensor:
-        clip, returns = self._config.value_clip, batch.returns
-        values = []
-        for head, (mlp, gradients) in enumerate(zip(self._mlps, self._gradients, strict=True)):
-            value = mlp.forward(batch.critic_obs)
-            by_value = value_gradient(value[:, 0], batch.value[:, head], returns[:, head], clip)
-            mlp.backward(batch.critic_obs, self._config.value_coef * by_value[:, None], gradients)
-            values.append(value)
+        clip = self._config.value_clip
+        old, returns = batch.value[:, self._number], batch.returns[:, self._number]
+        value = self._mlp.forward(batch.critic_obs)
+        by_value = value_gradient(value[:, 0], old, returns, clip)
+        self._mlp.backward(batch.critic_obs, self._config.value_coef * by_value[:, None], self._gradients)
         self._optimizer.step()
-        return clipped_value_loss(torch.cat(values, dim=1), batch.value, returns, clip)
+        return clipped_value_loss(value[:, 0], old, returns, clip)
 
 
 def adapt_kl_coef(kl_coef: float, kl: float, target: float) -> float:

@@ -81,7 +81,9 @@ class Trainer:
         self.lcf.to(self.device)
         rate = config.ppo.learning_rate
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=rate, fused=True)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=rate, fused=True)
+        self.critic_optimizers = [
+            torch.optim.Adam(head.parameters(), lr=rate, fused=True) for head in self.critic.heads
+        ]
         self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
         self.kl_coef = config.ppo.kl_coef
 
@@ -123,7 +125,7 @@ class Trainer:
             self.actor,
             self.critic,
             self.actor_optimizer,
-            self.critic_optimizer,
+            self.critic_optimizers,
             samples,
             self.config.ppo,
             self.kl_coef,
@@ -232,7 +234,7 @@ class Trainer:
             modules={"critic": self.critic, "lcf": self.lcf},
             optimizers={
                 "actor_optimizer": self.actor_optimizer,
-                "critic_optimizer": self.critic_optimizer,
+                **{f"critic_optimizer_{head}": adam for head, adam in enumerate(self.critic_optimizers)},
                 "lcf_optimizer": self.lcf_optimizer,
             },
             generator=self.generator,

@@ -44,7 +44,7 @@ def make_parts(seed: int = 0) -> LearnerParts:
     generator = torch.Generator().manual_seed(seed)
     critic, lcf = ValueCritic(3, 2, generator), LCFDistribution(0.1 + seed / 10, 0.2)
     optimizers: dict[str, torch.optim.Optimizer] = {
-        "critic_optimizer": torch.optim.Adam(critic.parameters()),
+        "critic_optimizer": torch.optim.Adam(critic.parameters()),  # the trainer has one per head; any number will do
         "lcf_optimizer": torch.optim.Adam(lcf.parameters()),
     }
     for _ in range(2):
@@ -205,7 +205,7 @@ def test_the_learner_of_another_network_is_refused(tmp_path: Path):
     folder = save(tmp_path, 100)
     parts = make_parts()
     parts.modules["critic"] = ValueCritic(4, 2, torch.Generator())
-    with pytest.raises(CheckpointError, match=r"weights.0 is \(2, 3, 256\), not \(2, 4, 256\)"):
+    with pytest.raises(CheckpointError, match=r"heads.0.0.weight is \(256, 3\), not \(256, 4\)"):
         load_learner(folder, parts)
 
 
@@ -237,7 +237,7 @@ def test_a_trainer_goes_on_bit_for_bit(tmp_path: Path, trainer: Trainer):
     try:
         again.restore(folder)
         assert_same(everything(trainer), everything(again))
-        assert len([name for name in everything(again) if "optimizer" in name]) == 3 * (6 + 6 + 2)
+        assert len([name for name in everything(again) if "optimizer" in name]) == 3 * (6 + 3 * 6 + 2)
         assert again.rng.bit_generator.state == trainer.rng.bit_generator.state
         assert again.kl_coef == trainer.kl_coef != CONFIG.ppo.kl_coef
         for name in ("iteration", "env_steps", "vehicle_steps", "seconds"):

@@ -15,7 +15,8 @@ import torch
 from copo_algos import scores
 from copo_algos.baselines import BASELINES
 from copo_algos.errors import CheckpointError, UserError
-from copo_algos.evaluate import Episode, EvaluateConfig, drive, evaluate, hardware
+from copo_algos.evaluate import Episode, EvaluateConfig, drive, evaluate
+from copo_algos.machine import hardware
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
 from copo_envs.outcomes import Outcome
 from copo_envs.particles import ParticlesSimulator

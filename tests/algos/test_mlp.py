@@ -9,7 +9,15 @@ import torch
 
 from copo_algos import losses
 from copo_algos.mlp import TanhMLP
-from copo_algos.networks import GaussianActor, ValueCritic, gaussian_log_prob, gradients_of, parameters_of, split_head
+from copo_algos.networks import (
+    GaussianActor,
+    ValueCritic,
+    gaussian_log_prob,
+    gradients_of,
+    layers_of,
+    parameters_of,
+    split_head,
+)
 
 EXACT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 ROWS, OBS_SIZE = 9, 7
@@ -33,11 +41,12 @@ def networks() -> tuple[GaussianActor, ValueCritic]:
 def test_the_forward_pass_is_the_networks():
     actor, critic = networks()
     obs = normal(1, ROWS, OBS_SIZE)
-    found = split_head(TanhMLP(actor.layers_of(parameters_of(actor)), ROWS).forward(obs))
+    found = split_head(TanhMLP(layers_of(parameters_of(actor)), ROWS).forward(obs))
     for one, other in zip(found, actor(obs), strict=True):
         torch.testing.assert_close(one, other.detach(), **EXACT)
-    for head, layers in enumerate(critic.layers_of(parameters_of(critic))):
-        torch.testing.assert_close(TanhMLP(layers, ROWS).forward(obs)[:, 0], critic(obs)[:, head].detach(), **EXACT)
+    for number, head in enumerate(critic.heads):
+        found = TanhMLP(layers_of(parameters_of(head)), ROWS).forward(obs)[:, 0]
+        torch.testing.assert_close(found, critic(obs)[:, number].detach(), **EXACT)
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS + 5])  # a pass may be smaller than the buffers
@@ -45,13 +54,11 @@ def test_the_backward_pass_is_autograds(rows: int):
     actor, critic = networks()
     obs = normal(1, ROWS, OBS_SIZE)
     dy = normal(2, ROWS, 6)
-    passes = [(actor.layers_of(parameters_of(actor)), actor.layers_of(gradients_of(actor)), dy[:, :4])]
-    heads = zip(critic.layers_of(parameters_of(critic)), critic.layers_of(gradients_of(critic)), strict=True)
-    passes += [(layers, into, dy[:, 4 + head, None]) for head, (layers, into) in enumerate(heads)]
-    for layers, into, by_output in passes:
-        mlp = TanhMLP(layers, rows)
+    networks_with_dy = [(actor, dy[:, :4]), *((head, dy[:, 4 + h, None]) for h, head in enumerate(critic.heads))]
+    for network, by_output in networks_with_dy:
+        mlp = TanhMLP(layers_of(parameters_of(network)), rows)
         mlp.forward(obs)
-        mlp.backward(obs, by_output, into)
+        mlp.backward(obs, by_output, layers_of(gradients_of(network)))
     for module, output in ((actor, torch.cat(actor(obs), 1)), (critic, critic(obs))):
         weight = dy[:, :4] if module is actor else dy[:, 4:]
         expected = torch.autograd.grad((output * weight).sum(), list(module.parameters()))
@@ -71,14 +78,14 @@ def test_the_forward_mode_product_is_autograds():
         return torch.cat(torch.func.functional_call(actor, dict(zip(names, parameters, strict=True)), (obs,)), 1)
 
     expected = torch.func.jvp(head, primals, direction)[1]
-    mlp = TanhMLP(actor.layers_of(primals), ROWS)
+    mlp = TanhMLP(layers_of(primals), ROWS)
     mlp.forward(obs)
-    torch.testing.assert_close(mlp.directional(obs, actor.layers_of(direction)), expected, **EXACT)
+    torch.testing.assert_close(mlp.directional(obs, layers_of(direction)), expected, **EXACT)
 
 
 def test_an_optimisers_step_is_seen():
     actor, _ = networks()
-    mlp = TanhMLP(actor.layers_of(parameters_of(actor)), ROWS)
+    mlp = TanhMLP(layers_of(parameters_of(actor)), ROWS)
     obs = normal(1, ROWS, OBS_SIZE)
     before = mlp.forward(obs).clone()
     for gradient in gradients_of(actor):
@@ -135,7 +142,7 @@ def test_the_derivative_of_the_clipped_surrogate():
 def test_the_derivative_of_the_clipped_value_loss():
     value, old, returns = normal(12, 200), normal(13, 200), 2 * normal(14, 200)
     variable = value.clone().requires_grad_()
-    losses.clipped_value_loss(variable[:, None], old[:, None], returns[:, None], 0.4).backward()
+    losses.clipped_value_loss(variable, old, returns, 0.4).backward()
     found = losses.value_gradient(value, old, returns, 0.4)
     assert 0 < (found == 0).sum() < 150
     torch.testing.assert_close(found, variable.grad, **EXACT)

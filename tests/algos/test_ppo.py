@@ -67,7 +67,8 @@ def critic_of(heads: int) -> ValueCritic:
     """A critic whose values are well away from 0 and differ between observations."""
     critic = ValueCritic(OBS_SIZE, heads, torch.Generator().manual_seed(3))
     with torch.no_grad():
-        critic.weights[2].mul_(100)
+        for head in critic.heads:
+            list(head.parameters())[4].mul_(100)  # the output layer's weight
     return critic
 
 
@@ -109,9 +110,8 @@ def random_samples(count: int, seed: int = 0, heads: int = 3) -> tuple[GaussianA
 def update(
     actor: GaussianActor, critic: ValueCritic, samples: Samples, config: PPOConfig, make: Any = torch.optim.SGD
 ) -> ppo.UpdateStats:
-    optimizers = [make(module.parameters(), lr=config.learning_rate) for module in (actor, critic)]
-    rng = np.random.default_rng(0)
-    return ppo_update(actor, critic, optimizers[0], optimizers[1], samples, config, config.kl_coef, rng)
+    step, *fit = (make(network.parameters(), lr=config.learning_rate) for network in (actor, *critic.heads))
+    return ppo_update(actor, critic, step, fit, samples, config, config.kl_coef, np.random.default_rng(0))
 
 
 def state(*modules: torch.nn.Module) -> list[torch.Tensor]:
@@ -271,8 +271,11 @@ class _AtOnce:
         done.set_result(work(*arguments))
         return done
 
+    def map(self, work: Any, arguments: Any) -> Any:
+        return map(work, arguments)
 
-def test_two_threads_compute_what_one_does(monkeypatch: pytest.MonkeyPatch):
+
+def test_threads_compute_what_one_does(monkeypatch: pytest.MonkeyPatch):
     config = PPOConfig(minibatch_size=16)
     actor, critic, samples = random_samples(100)
     alone_actor, alone_critic, _ = random_samples(100)
@@ -305,7 +308,7 @@ def test_the_smaller_last_minibatch_is_left_out_unless_it_is_the_only_one(count:
 
     actor, critic, samples = random_samples(count)
     update(actor, critic, samples, PPOConfig(minibatch_size=size, update_epochs=3), Counting)
-    assert len(taken) == 2 * steps  # the policy's and the critics'
+    assert len(taken) == (1 + len(critic.heads)) * steps
 
 
 def test_every_sample_is_seen_once_in_a_pass(monkeypatch: pytest.MonkeyPatch):

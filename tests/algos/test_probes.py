@@ -72,6 +72,11 @@ class Toy:
         return np.concatenate([sign[..., None], np.eye(self._life_steps)[self._age]], axis=-1)
 
 
+def adams(actor: GaussianActor, critic: ValueCritic, learning_rate: float) -> list[torch.optim.Adam]:
+    """The actor's, and one per value head."""
+    return [torch.optim.Adam(network.parameters(), lr=learning_rate) for network in (actor, *critic.heads)]
+
+
 @dataclass
 class Learner:
     """What a trainer holds, without its files and processes."""
@@ -91,11 +96,8 @@ class Learner:
         self.actor = GaussianActor(obs_size, 2, generator)
         self.critic = ValueCritic(see.size(obs_size), self.row.value_heads, generator)
         self.factor = LCFDistribution(self.lcf.lcf_initial_mean, self.lcf.lcf_initial_std)
-        self.optimizers = [
-            torch.optim.Adam(self.actor.parameters(), lr=self.ppo.learning_rate),
-            torch.optim.Adam(self.critic.parameters(), lr=self.ppo.learning_rate),
-            torch.optim.Adam(self.factor.parameters(), lr=self.lcf.lcf_learning_rate),
-        ]
+        self.step, *self.fit = adams(self.actor, self.critic, self.ppo.learning_rate)
+        self.meta = torch.optim.Adam(self.factor.parameters(), lr=self.lcf.lcf_learning_rate)
         self.rng = np.random.default_rng(0)
         self.collector = Collector(self.toy, self.row.uses_lcf, 40.0, self.rng, generator, critic_input=see)
         self.collector.begin(list(range(self.toy.num_envs)), *self.values())
@@ -111,11 +113,10 @@ class Learner:
             rollout = self.collector.collect(self.actor, self.steps, *self.values())
             samples = make_samples(rollout, self.critic, self.row, self.ppo, CPU)
             old = copy.deepcopy(self.actor)
-            step, fit, meta = self.optimizers
-            ppo_update(self.actor, self.critic, step, fit, samples, self.ppo, self.ppo.kl_coef, self.rng)
+            ppo_update(self.actor, self.critic, self.step, self.fit, samples, self.ppo, self.ppo.kl_coef, self.rng)
             if self.row.learns_lcf:
                 clip = self.ppo.clip_coef
-                lcf_update(self.factor, meta, self.actor, old, samples, self.lcf, clip, self.rng)
+                lcf_update(self.factor, self.meta, self.actor, old, samples, self.lcf, clip, self.rng)
             out.append(rollout)
         return out[-1]
 
@@ -167,19 +168,19 @@ def test_the_three_heads_learn_the_three_rewards():
 
 
 def test_where_only_neighbours_pay_the_factor_rises_and_gifts_are_given():
-    """Of two, each earns what the other does: +1 or -1 by the side to which the other steers.
+    """Of two, each earns as much as the other steers, in [-1, 1].
 
     The own reward does not depend on the own action, the neighbour's and the global one do. Without a factor nobody has
     a reason to give.
     """
-    toy = Toy(lambda obs, actions: np.sign(actions[..., ::-1, 0]), num_envs=64, num_slots=2)
+    toy = Toy(lambda obs, actions: actions[..., ::-1, 0], num_envs=64, num_slots=2)
     learner = Learner(toy, "copo", FAST, LCFConfig(lcf_learning_rate=0.02), steps=4)
     gifts = learner.iterate(9).reward[..., 0].mean()
     assert learner.values()[0] > 0.3 and gifts > 0.9
 
 
 def test_without_a_factor_nobody_learns_to_give():
-    toy = Toy(lambda obs, actions: np.sign(actions[..., ::-1, 0]), num_envs=64, num_slots=2)
+    toy = Toy(lambda obs, actions: actions[..., ::-1, 0], num_envs=64, num_slots=2)
     gifts = Learner(toy, "ippo", FAST, LCFConfig(), steps=4).iterate(9).reward[..., 0].mean()
     assert abs(gifts) < 0.5
 
@@ -232,7 +233,7 @@ def learned_mean(advantages: Advantages, begin: float) -> float:
             raw_std=raw_std,
         )
         actor, critic = copy.deepcopy(untrained), ValueCritic(2, 3, generator)
-        step, fit = (torch.optim.Adam(module.parameters(), lr=3e-4) for module in (actor, critic))
+        step, *fit = adams(actor, critic, 3e-4)
         ppo_update(actor, critic, step, fit, samples, ppo, 0.2, rng)
         lcf_update(factor, optimizer, actor, untrained, samples, LCFConfig(), 0.3, rng)
     return factor.mean().item()
