@@ -66,6 +66,12 @@ class LCFStats:
     """Mean of its derivative by the mean's parameter x; below 0 pushes phi up."""
 
 
+def standardised_global_advantage(samples: Samples) -> torch.Tensor:
+    """A_G (B,), standardised over the batch."""
+    advantage = samples.advantage[:, GLOBAL]
+    return (advantage - advantage.mean()) / advantage.std(correction=0).clamp(min=STD_FLOOR)
+
+
 def surrogate_gradient(
     actor: GaussianActor, samples: Samples, advantage: torch.Tensor, clip_coef: float, rows: torch.Tensor
 ) -> list[torch.Tensor]:
@@ -152,10 +158,7 @@ def lcf_update(
     count = len(samples)
     device = samples.obs.device
     everything = torch.arange(count, device=device)
-    global_advantage = samples.advantage[:, GLOBAL]
-    spread = global_advantage.std(correction=0).clamp(min=STD_FLOOR)
-    global_advantage = (global_advantage - global_advantage.mean()) / spread
-
+    global_advantage = standardised_global_advantage(samples)
     per_sample = torch.zeros(0)
     if config.lcf_estimator == "per_sample":
         g_new = surrogate_gradient(actor, samples, global_advantage, clip_coef, everything)

@@ -22,7 +22,7 @@ from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import MetricsLog, Record, plot_learning_curve
-from copo_algos.networks import ValueCritic
+from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.progress import TrainingProgress
@@ -101,6 +101,10 @@ class Trainer:
         self.record = Record()
         self.clock = Clock()
         """Of the iteration in progress, or the last one."""
+        self.samples: Samples | None = None
+        """Of the last iteration."""
+        self.old_actor: GaussianActor | None = None
+        """The policy that acted in it."""
         self.num_agents = self.options.num_agents
         self.iteration = 0
         self.env_steps = 0
@@ -120,7 +124,7 @@ class Trainer:
         self._grow()
         rollout = self._collect(after_step)
         samples = make_samples(rollout, self.critic, self.algorithm, self.config.ppo, self.device)
-        old_actor = copy.deepcopy(self.actor)
+        self.samples, self.old_actor = samples, copy.deepcopy(self.actor)
         update = ppo_update(
             self.actor,
             self.critic,
@@ -139,7 +143,7 @@ class Trainer:
                 self.lcf,
                 self.lcf_optimizer,
                 self.actor,
-                old_actor,
+                self.old_actor,
                 samples,
                 self.config.lcf,
                 self.config.ppo.clip_coef,
@@ -292,8 +296,12 @@ class Trainer:
         return {**row, **seconds, "steps_per_s": self.config.iteration_steps / clock.total}
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = lambda trainer: {}) -> Path:
     """Run a training to its end and return the run folder.
+
+    Args:
+        config: every setting.
+        measure: called after every iteration; what it returns are further columns of metrics.csv.
 
     Raises:
         UserError: settings, folder or checkpoint that cannot be used.
@@ -314,7 +322,7 @@ def train(config: TrainConfig) -> Path:
         write_settings(config, folder, trainer.env_steps)
         log = MetricsLog(folder, resume_at=trainer.env_steps if checkpoint else None)
         with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
-            _loop(trainer, folder, log, signals, progress)
+            _loop(trainer, folder, log, signals, progress, measure)
         log.close()
     finally:
         trainer.close()
@@ -325,7 +333,14 @@ def train(config: TrainConfig) -> Path:
     return folder
 
 
-def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, progress: TrainingProgress) -> None:
+def _loop(
+    trainer: Trainer,
+    folder: Path,
+    log: MetricsLog,
+    signals: Signals,
+    progress: TrainingProgress,
+    measure: Callable[[Trainer], dict[str, Any]],
+) -> None:
     config = trainer.config
     if trainer.env_steps >= config.total_steps:
         print(f"nothing to do: {folder} has {trainer.env_steps} env steps already; give more --total-steps to go on")
@@ -342,6 +357,7 @@ def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, pro
     try:
         while trainer.env_steps < config.total_steps:
             row = trainer.train_iteration(after_step)
+            row |= measure(trainer)
             log.write(row)
             progress.iteration(row)
             if trainer.env_steps - saved_at >= config.checkpoint_every or trainer.env_steps >= config.total_steps:

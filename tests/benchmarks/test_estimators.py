@@ -1,0 +1,74 @@
+"""What the estimators say is written down beside a training, and changes nothing in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import estimators
+from benchmarks.estimators import ESTIMATORS, EstimatorsConfig, main, training, what_they_say
+from copo_algos.config import TrainConfig, with_values
+from copo_algos.train import Trainer, train
+
+TINY: dict[str, Any] = {"num_envs": 0, "num_agents": 6, "horizon": 20, "steps_per_iteration": 48, "minibatch_size": 64}
+
+
+def config(folder: Path) -> EstimatorsConfig:
+    return EstimatorsConfig(("per_sample",), "particles", 3, 96, runs_dir=folder / "runs", output=folder / "out")
+
+
+def untimed(path: Path, columns: pd.Index | None = None) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    table = table[[name for name in table if not str(name).endswith("_s")]]
+    return table if columns is None else table[columns]
+
+
+def test_the_training_is_the_one_without_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(estimators, "SETUPS", {"per_sample": TINY})
+    main(config(tmp_path))
+    measured = tmp_path / "out" / "per_sample" / "metrics.csv"
+    train(replace(training(config(tmp_path), "per_sample"), run_dir=tmp_path / "plain", resume=False))
+    plain = untimed(tmp_path / "plain" / "metrics.csv")
+    pd.testing.assert_frame_equal(untimed(measured, plain.columns), plain)
+    added = set(pd.read_csv(measured)) - set(pd.read_csv(tmp_path / "plain" / "metrics.csv"))
+    assert added == {f"{name}_{what}" for name in ESTIMATORS for what in ("positive", "t")}
+    before = measured.read_text()
+    main(config(tmp_path))  # complete: nothing is trained again
+    assert measured.read_text() == before
+
+
+def test_all_setups_are_trainings_of_copo(tmp_path: Path):
+    for setup in estimators.SETUPS:
+        settings = training(config(tmp_path), setup)
+        assert (settings.algorithm, settings.scene, settings.seed) == ("copo", "particles", 3)
+    assert {settings["lcf_estimator"] for settings in estimators.SETUPS.values() if settings} == {
+        "released",
+        "per_sample",
+    }
+
+
+def test_what_they_say_is_determined_by_seed_and_iteration(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(estimators, "MINIBATCH", 32)
+    trainer = Trainer(with_values(TrainConfig("copo", scene="particles", seed=3), TINY))
+    try:
+        trainer.begin()
+        trainer.train_iteration()
+        said = what_they_say(trainer)
+        assert said == what_they_say(trainer)
+        assert all(0 <= said[f"{name}_positive"] <= 1 and math.isfinite(said[f"{name}_t"]) for name in ESTIMATORS)
+        # Where the neighbours' advantage is the global one, and the own is nothing, all samples push phi up.
+        assert trainer.samples is not None
+        advantage = torch.randn(len(trainer.samples), 1, generator=torch.Generator().manual_seed(0))
+        same = torch.cat([torch.zeros_like(advantage), advantage, advantage], dim=1)
+        trainer.samples = replace(trainer.samples, advantage=same, raw_mean=0.0, raw_std=1.0)
+        trainer.old_actor = trainer.actor
+        said = what_they_say(trainer)
+        assert said["per_sample_positive"] == 0.0 and said["per_sample_t"] < -2
+    finally:
+        trainer.close()
