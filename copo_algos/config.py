@@ -14,7 +14,7 @@ from copo_algos.rewards import NeighbourRule
 
 PARTS = ("ppo", "lcf", "critic")
 Estimator = Literal["per_sample", "released"]
-PresetName = Literal["default", "paper", "paper_torch"]
+PresetName = Literal["default", "fast", "paper", "paper_torch"]
 
 
 @dataclass(frozen=True)

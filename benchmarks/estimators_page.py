@@ -1,0 +1,123 @@
+"""The page on the estimators of the meta-gradient: `python -m benchmarks.estimators_page` draws and fills it in.
+
+Reads what `python -m benchmarks.estimators` has written.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.estimators import ESTIMATORS, SETUPS
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "estimators"
+PAGE = ROOT / "docs" / "algorithms" / "estimators.md"
+PICTURE = ROOT / "docs" / "images" / "estimators.png"
+BEGIN, END = "<!-- estimators:begin -->", "<!-- estimators:end -->"
+WINDOW = 16_000
+"""Env steps over which rates and shares are taken."""
+NAMES = {
+    "released": "released, published step",
+    "per_sample_published_step": "per sample, published step",
+    "per_sample": "per sample, default step",
+}
+SAYS = {
+    "released": "product of means",
+    "per_sample": "mean of products",
+    "per_sample_split": "mean of products, g_new from other samples",
+}
+
+
+def windowed(metrics: pd.DataFrame) -> pd.DataFrame:
+    """By window of env steps: success of the lives that ended in it, phi at its end, means of what is said."""
+    window = (metrics["env_steps"] - 1) // WINDOW
+    groups = metrics.groupby(window)
+    out = pd.DataFrame({"env_steps": groups["env_steps"].max()})
+    out["success"] = groups["successes"].sum() / groups["ended"].sum().clip(lower=1)
+    for name in ("lcf_mean_deg", "lcf_std_deg"):
+        out[name] = groups[name].last()
+    for name in ESTIMATORS:
+        for what in ("positive", "t"):
+            out[f"{name}_{what}"] = groups[f"{name}_{what}"].mean()
+    return out
+
+
+def tables(runs: dict[str, pd.DataFrame]) -> str:
+    """Markdown: what the trainings did, and what the estimators said in them."""
+    lines = [
+        "| training | phi mean at the end | phi std at the end | success, best window, % | last window, % |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for setup, metrics in runs.items():
+        table = windowed(metrics)
+        last = table.iloc[-1]
+        lines.append(
+            f"| {NAMES[setup]} | {last['lcf_mean_deg']:.0f}° | {last['lcf_std_deg']:.0f}° "
+            f"| {100 * table['success'].max():.0f} | {100 * last['success']:.0f} |"
+        )
+    lines += [
+        "",
+        "| estimator | in the training | pushes phi down, % of minibatches, first third | last third "
+        "| t, first third | last third |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name in ESTIMATORS:
+        for setup, metrics in runs.items():
+            third = max(1, len(metrics) // 3)
+            ends = metrics.head(third), metrics.tail(third)
+            share = " | ".join(f"{100 * part[f'{name}_positive'].mean():.0f}" for part in ends)
+            t = " | ".join(f"{part[f'{name}_t'].mean():.1f}" for part in ends)
+            lines.append(f"| {SAYS[name]} | {NAMES[setup]} | {share} | {t} |")
+    return "\n".join(lines)
+
+
+def about() -> str:
+    """Where the figures come from."""
+    found = [json.loads((RESULTS / setup / "provenance.json").read_text()) for setup in SETUPS]
+    settings = json.loads((RESULTS / "per_sample" / "config.json").read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in found[0]["versions"].items())
+    dates = ", ".join(sorted({one["date"] for one in found}))
+    return (
+        f"CoPO on {settings['scene']}, seed {settings['seed']}, {settings['total_steps']:,} env steps, one training "
+        f"per setup; windows of {WINDOW:,} env steps. {found[0]['hardware']}; {versions}; {dates}."
+    )
+
+
+def draw(runs: dict[str, pd.DataFrame], path: Path) -> None:
+    """Success and phi over training, and how sure the estimators are of their sign."""
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    success, phi, sign = figure.subplots(1, 3)
+    for setup, metrics in runs.items():
+        table = windowed(metrics)
+        steps = table["env_steps"] / 1000
+        (line,) = success.plot(steps, 100 * table["success"], label=NAMES[setup])
+        phi.plot(metrics["env_steps"] / 1000, metrics["lcf_mean_deg"], color=line.get_color())
+        low, high = (metrics["lcf_mean_deg"] + side * metrics["lcf_std_deg"] for side in (-1, 1))
+        phi.fill_between(metrics["env_steps"] / 1000, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    table = windowed(runs["per_sample"])
+    for name in ESTIMATORS:
+        sign.plot(table["env_steps"] / 1000, 100 * table[f"{name}_positive"], label=SAYS[name])
+    sign.axhline(50, color="grey", linewidth=0.8, linestyle=":")
+    for axes, title in ((success, "success, %"), (phi, "phi, degrees: mean, band of one std"), (sign, "")):
+        axes.set(title=title, xlabel="env steps, thousands")
+    sign.set(title="minibatches that push phi down, %", ylim=(0, 100))
+    success.legend(fontsize=8)
+    sign.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def fill(page: str, runs: dict[str, pd.DataFrame]) -> str:
+    """The page with the figures in their place."""
+    head, _, rest = page.partition(BEGIN)
+    return f"{head}{BEGIN}\n{tables(runs)}\n\n{about()}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    runs = {setup: pd.read_csv(RESULTS / setup / "metrics.csv") for setup in SETUPS}
+    draw(runs, PICTURE)
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), runs), encoding="utf-8")
