@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.markdown import replace_block
 from benchmarks.origin import write_measurement
 from copo_algos.baselines import BASELINES
 from copo_algos.evaluate import SUMMARY, EvaluateConfig, evaluate
@@ -23,7 +24,6 @@ from copo_envs.scenes import SCENES
 
 FOLDER = Path(__file__).parent / "results" / "baselines"
 PAGE = Path(__file__).parent.parent / "docs" / "environments.md"
-BEGIN, END = "<!-- baselines:begin -->", "<!-- baselines:end -->"
 
 
 def measure(scene: str, driver: str, episodes: int, workers: int) -> dict[str, Any]:
@@ -69,9 +69,7 @@ def table(rows: pd.DataFrame) -> str:
 
 def fill(page: str) -> str:
     """The page with the table of the committed measurement in its place."""
-    head, _, rest = page.partition(BEGIN)
-    shown = table(pd.read_csv(FOLDER / "baselines.csv"))
-    return f"{head}{BEGIN}\n{shown}\n{END}{rest.partition(END)[2]}"
+    return replace_block(page, "baselines", table(pd.read_csv(FOLDER / "baselines.csv")), PAGE)
 
 
 def main() -> None:

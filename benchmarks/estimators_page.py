@@ -12,12 +12,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.estimators import ESTIMATORS, SETUPS
+from benchmarks.markdown import read_page, replace_block, write_page
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "estimators"
 PAGE = ROOT / "docs" / "algorithms" / "estimators.md"
 PICTURE = ROOT / "docs" / "images" / "estimators.png"
-BEGIN, END = "<!-- estimators:begin -->", "<!-- estimators:end -->"
 WINDOW = 16_000
 """Env steps over which rates and shares are taken."""
 NAMES = {
@@ -113,11 +113,10 @@ def draw(runs: dict[str, pd.DataFrame], path: Path) -> None:
 
 def fill(page: str, runs: dict[str, pd.DataFrame]) -> str:
     """The page with the figures in their place."""
-    head, _, rest = page.partition(BEGIN)
-    return f"{head}{BEGIN}\n{tables(runs)}\n\n{about()}\n{END}{rest.partition(END)[2]}"
+    return replace_block(page, "estimators", f"{tables(runs)}\n\n{about()}", PAGE)
 
 
 if __name__ == "__main__":
     runs = {setup: pd.read_csv(RESULTS / setup / "metrics.csv") for setup in SETUPS}
     draw(runs, PICTURE)
-    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    write_page(PAGE, fill(read_page(PAGE), runs))

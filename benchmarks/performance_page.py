@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+from benchmarks.markdown import replace_block
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
@@ -64,12 +66,7 @@ def equality_table(folder: Path = RESULTS / "step_equality") -> str:
 def fill(page: str) -> str:
     """The page with both tables in their places."""
     for name, table in (("speed", speed_table()), ("equality", equality_table())):
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        if begin not in page or end not in page:
-            raise ValueError(f"{PAGE} has no place for the {name} table: put {begin} and {end} on lines of their own")
-        head, _, rest = page.partition(begin)
-        _, _, tail = rest.partition(end)
-        page = f"{head}{begin}\n{table}\n{end}{tail}"
+        page = replace_block(page, name, table, PAGE)
     return page
 
 

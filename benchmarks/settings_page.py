@@ -1,6 +1,6 @@
 """Settings that were tried on the intersection: `python -m benchmarks.settings_page` puts them into the docs.
 
-Reads the metrics.csv of trainings and shows how many arrived, as docs/algorithms.md says.
+Reads the metrics.csv of trainings and shows how many arrived, as docs/algorithms says.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.markdown import read_page, replace_block, write_page
+
 RESULTS = Path(__file__).parent / "results"
 TRIED = RESULTS / "settings"
-PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
+DOCS = Path(__file__).parent.parent / "docs" / "algorithms"
+PAGES = {"neighbour-rule": DOCS / "README.md", "clipping": DOCS / "ppo.md"}
+"""Name of a table -> the page that shows it."""
 LOOSE, TIGHT = "`clip_coef` 0.3, `value_clip` 10", "0.2, 100 (default)"
 TABLES = {
     "neighbour-rule": {
@@ -29,7 +33,7 @@ TABLES = {
         f"IPPO, {TIGHT}, seed 0": RESULTS / "intersection" / "ippo" / "seed0" / "metrics.csv",
     },
 }
-"""Name of the place in the page -> run -> its metrics."""
+"""Name of a table -> run -> its metrics."""
 MARKS = (40_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
 WINDOW = 10  # iterations
 
@@ -64,14 +68,11 @@ def table(runs: dict[str, Path]) -> str:
     return "\n".join(lines)
 
 
-def fill(page: str) -> str:
-    """The page with the tables in their places."""
-    for name, runs in TABLES.items():
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        head, _, rest = page.partition(begin)
-        page = f"{head}{begin}\n{table(runs)}\n{end}{rest.partition(end)[2]}"
-    return page
+def pages() -> dict[Path, str]:
+    """Page -> its text with the tables in their places."""
+    return {path: replace_block(read_page(path), name, table(TABLES[name]), path) for name, path in PAGES.items()}
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, text in pages().items():
+        write_page(path, text)

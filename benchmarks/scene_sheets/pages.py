@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.report import PUBLISHED, PUBLISHED_LABEL
+from benchmarks.published import PUBLISHED, PUBLISHED_LABEL
 from benchmarks.scene_sheets import sections
 from benchmarks.scene_sheets.prose import KEPT_EVERYWHERE, PROSE, VERSIONS
 from benchmarks.scene_sheets.sections import table

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from benchmarks.report import PUBLISHED, PUBLISHED_LABEL
+from benchmarks.published import PUBLISHED, PUBLISHED_LABEL
 from benchmarks.scene_sheets.metadrive_config import metadrive_config, spawn_places
 from benchmarks.scene_sheets.observation import STEP_S, UPDATE_RANGE, layout
 from benchmarks.scene_sheets.prose import PROSE, info_texts

@@ -10,13 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import algorithm_pages
 from benchmarks import report as reporting
 from benchmarks.__main__ import main
+from benchmarks.curves import across_seeds
+from benchmarks.markdown import block_names, markers
+from benchmarks.results_folder import best_success, load, over_seeds, success_interval, windowed_success
 from benchmarks.run import RunConfig, collect, run, train_command
-from benchmarks.suite import Cell, cells, env_steps_done, is_complete
+from benchmarks.suite import EVALUATIONS, Cell, cells, env_steps_done, is_complete
 from copo_algos import scores
+from copo_algos.algorithms import ALGORITHMS
 from copo_algos.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN, END = markers("results")
 VERSIONS = {"python": "3.11.7", "copo": "0.1.0"}
 
 
@@ -97,13 +104,13 @@ def rows_of(markdown: str, first: str) -> list[list[str]]:
 def test_best_success_sums_lives_before_it_divides():
     table = metrics([0] * 9 + [9, 1], [1] * 9 + [11, 1], [0.0] * 11)
     # Iterations 0 to 9: 9 / 20; 1 to 10: 10 / 20. The mean of the ten rates would be far lower.
-    assert reporting.best_success(table) == 0.5
-    assert math.isnan(reporting.best_success(table.iloc[:9]))
-    assert reporting.best_success(table.iloc[:2], window=2) == 0
+    assert best_success(table) == 0.5
+    assert math.isnan(best_success(table.iloc[:9]))
+    assert best_success(table.iloc[:2], window=2) == 0
 
 
 def test_the_beginning_of_a_curve_uses_what_there_is():
-    curve = reporting.windowed_success(metrics([0, 1, 2], [0, 2, 2], [0.0] * 3))
+    curve = windowed_success(metrics([0, 1, 2], [0, 2, 2], [0.0] * 3))
     assert math.isnan(curve[0])
     assert curve[1:].tolist() == [1 / 2, 3 / 4]
 
@@ -112,14 +119,14 @@ def test_over_seeds_says_how_many_are_known():
     def show(value: float) -> str:
         return f"{value:.1f}"
 
-    assert reporting.over_seeds([2.0, 4.0, 6.0], show) == "4.0 (2.0)"
-    assert reporting.over_seeds([2.0], show) == "2.0"
-    assert reporting.over_seeds([2.0, math.nan, 4.0], show) == "3.0 (1.4), n = 2"
-    assert reporting.over_seeds([math.nan], show) == "-"
+    assert over_seeds([2.0, 4.0, 6.0], show) == "4.0 (2.0)"
+    assert over_seeds([2.0], show) == "2.0"
+    assert over_seeds([2.0, math.nan, 4.0], show) == "3.0 (1.4), n = 2"
+    assert over_seeds([math.nan], show) == "-"
 
 
 def test_tables_are_those_worked_out_by_hand(results: Path):
-    text = reporting.full_report(reporting.load(results))
+    text = reporting.full_report(load(results))
     (ippo_training,) = rows_of(text, "IPPO")
     copo_training, copo_evaluation = rows_of(text, "CoPO")
     # 38 % and 50 %: mean 44, deviation 12 / sqrt 2. 35 and 45: 40, 7.1. 2 h and 1 h. 19200 steps in 7200 s and 3600 s.
@@ -136,7 +143,7 @@ def test_tables_are_those_worked_out_by_hand(results: Path):
 
 
 def test_report_names_its_origin_and_its_definitions(results: Path):
-    text = reporting.full_report(reporting.load(results))
+    text = reporting.full_report(load(results))
     for part in (
         "Versions: python 3.11.7, copo 0.1.0\n",  # said once: all three runs have them in common
         "Hardware: a processor, 2 cores\n",
@@ -151,11 +158,11 @@ def test_report_names_its_origin_and_its_definitions(results: Path):
 
 def test_report_writes_tables_pictures_and_the_block_in_the_readme(results: Path, tmp_path: Path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{reporting.BEGIN}\nold\n{reporting.END}\nafter\n")
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     arguments = ["report", "--results-dir", str(results), "--readme", str(readme)]
     assert main(arguments) == 0
     text = readme.read_text()
-    assert text.startswith(f"before\n{reporting.BEGIN}\n| scene |") and text.endswith(f"{reporting.END}\nafter\n")
+    assert text.startswith(f"before\n{BEGIN}\n| scene |") and text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert "](results/intersection.png)" in text
     row = next(line for line in text.splitlines() if "CoPO |" in line)
@@ -163,7 +170,7 @@ def test_report_writes_tables_pictures_and_the_block_in_the_readme(results: Path
         "| intersection | CoPO | 2 | 19,200 | 44.0 (8.5) | 80.0 (28.3) | 0.001 (0.001) | 0.5 (0.7) | 1.5 (0.7) "
         "| 79.5 (5.0) |"
     )
-    assert (results / "README.md").read_text() == reporting.full_report(reporting.load(results))
+    assert (results / "README.md").read_text() == reporting.full_report(load(results))
     assert (results / "intersection.png").read_bytes().startswith(b"\x89PNG")
     assert not list(results.rglob("*.partial"))
 
@@ -171,11 +178,90 @@ def test_report_writes_tables_pictures_and_the_block_in_the_readme(results: Path
     assert readme.read_text() == text, "the same results give the same block"
 
 
+def test_an_algorithms_block_is_that_worked_out_by_hand(results: Path):
+    found = load(results)
+    text = algorithm_pages.results_block("copo", found, "report.md")
+    # Episodes: 2 of 3 and 1 of 2 arrive with seed 0, everybody with seed 1; so drawing them anew gives, with equal
+    # chances for each pair, 2/3, 3/5, 3/5 or 1/2 for seed 0, and means with seed 1 from 75 to 83.3 %.
+    (row,) = rows_of(text, "`intersection`")
+    assert row == [
+        *("`intersection`", "0, 1 (n = 2)", "19,200", "44.0 (8.5)", "40.0 (7.1)"),
+        *("80.0 (28.3) [75.0 to 83.3]", "79.5 (5.0)"),
+    ]
+    assert "copo train copo --scene intersection --seed 0\ncopo train copo --scene intersection --seed 1\n" in text
+    assert "last checkpoint over 2 episodes" in text and "](report.md)" in text
+    text = algorithm_pages.results_block("ippo", found, "report.md")
+    assert rows_of(text, "`intersection`")[0][5:] == ["-", "71.9 (5.3)"]
+    assert "copo evaluate" not in text and "train copo" not in text
+    nothing = algorithm_pages.results_block("local_mean", found, "report.md")
+    assert nothing.startswith("There are no results of `local_mean` yet;") and "|" not in nothing
+
+
+def test_every_scene_of_an_algorithm_has_a_row_and_held_out_maps_stand_beside_those_of_training(results: Path):
+    folder = write_result(results, Cell("pg_map", "copo", 0), metrics([1], [2], [0.5]), [life(0, 0, "success", 9)])
+    (folder / "evaluation").rename(folder / "evaluation_heldout")
+    write_result(results, Cell("particles", "copo", 7), metrics([1], [2], [0.5]), [life(0, 0, "crash", 9)])
+    text = algorithm_pages.results_block("copo", load(results), "report.md")
+    rows = [rows_of(text, f"`{scene}`")[0] for scene in ("intersection", "pg_map", "particles")]
+    assert [row[5] for row in rows[1:]] == ["held-out maps 100.0", "0.0"], "one episode has no interval"
+    assert [row[1] for row in rows] == ["0, 1 (n = 2)", "0 (n = 1)", "7 (n = 1)"]
+
+
+def test_the_interval_of_one_seed_is_that_of_its_evaluation():
+    for result in load(ROOT / "benchmarks" / "results"):
+        for maps in result.evaluations:
+            folder = result.cell.folder(ROOT / "benchmarks" / "results") / EVALUATIONS[maps]
+            wanted = json.loads((folder / "summary.json").read_text())["interval_95"]["success_rate"]
+            assert success_interval([result], maps) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_report_fills_the_blocks_of_the_pages_and_nothing_else(results: Path, tmp_path: Path):
+    pages = tmp_path / "docs"
+    pages.mkdir()
+    block = "<!-- results:{0}:begin -->\nold\n<!-- results:{0}:end -->\n".format
+    (pages / "two.md").write_text(
+        f"before\n{block('copo')}between\n{block('curriculum')}after `<!-- results:x:begin -->`"
+    )
+    (pages / "one.md").write_text(block("ippo"))
+    (pages / "other.md").write_text("nothing to fill\n")
+    arguments = ["report", "--results-dir", str(results), "--docs", str(pages)]
+    assert main(arguments) == 0
+    text = (pages / "two.md").read_text()
+    assert text.startswith("before\n<!-- results:copo:begin -->\n| scene |") and text.endswith(":begin -->`")
+    assert "old" not in text and "no results of `curriculum` yet" in text and "../results/README.md" in text
+    assert (pages / "other.md").read_text() == "nothing to fill\n"
+    assert main(arguments) == 0 and (pages / "two.md").read_text() == text
+
+    (pages / "one.md").write_text("")
+    with pytest.raises(
+        UserError, match=r"no page in .*docs has a place for the results of ippo: put <!-- results:ippo"
+    ):
+        reporting.report(reporting.ReportConfig(results, docs=pages))
+    (pages / "one.md").write_text(block("ppo"))
+    with pytest.raises(UserError, match="unknown algorithm 'ppo'"):
+        reporting.report(reporting.ReportConfig(results, docs=pages))
+
+
+def test_only_a_report_of_the_committed_results_is_about_the_committed_pages(tmp_path: Path):
+    assert reporting.ReportConfig().pages == algorithm_pages.FOLDER
+    assert reporting.ReportConfig(results_dir=tmp_path).pages is None
+    assert reporting.ReportConfig(output=tmp_path).pages is None
+    assert reporting.ReportConfig(results_dir=tmp_path, docs=tmp_path).pages == tmp_path
+
+
+def test_the_pages_show_the_committed_results_of_every_algorithm():
+    output, folder = ROOT / "benchmarks" / "results", ROOT / algorithm_pages.FOLDER
+    blocks = [name for path in folder.glob("*.md") for name in block_names(path.read_text(encoding="utf-8"))]
+    assert sorted(name for name in blocks if name.startswith("results:")) == sorted(f"results:{a}" for a in ALGORITHMS)
+    for path, text in algorithm_pages.filled(folder, load(output), output).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m benchmarks report"
+
+
 def test_a_curve_of_many_seeds_lies_in_its_band():
     rng = np.random.default_rng(0)
     steps = np.arange(1.0, 21.0)
     curves = [(steps, rng.uniform(20, 80, 20)) for _ in range(5)]
-    grid, middle, low, high = reporting._across_seeds(curves)
+    grid, middle, low, high = across_seeds(curves)
     assert grid.tolist() == steps.tolist()
     assert (low <= middle).all() and (middle <= high).all()
     # Five seeds: the lowest and the highest are left out.
@@ -188,7 +274,7 @@ def test_curves_are_compared_where_all_seeds_have_been():
         (np.array([2.0, 4.0]), np.array([0.0, 20.0])),
         (np.array([1.0, 3.0, 5.0]), np.array([10.0, 30.0, 50.0])),
     )
-    grid, middle, low, high = reporting._across_seeds([short, long])
+    grid, middle, low, high = across_seeds([short, long])
     assert grid.tolist() == [2, 3, 4]
     assert middle.tolist() == [10, 20, 30]
     assert (low.tolist(), high.tolist()) == ([0, 10, 20], [20, 30, 40])
@@ -211,10 +297,10 @@ def test_what_cannot_be_reported_is_one_sentence(results: Path, tmp_path: Path):
     folder = Cell("intersection", "copo", 0).folder(results)
     (folder / "provenance.json").write_text("{")
     with pytest.raises(UserError, match=r"provenance.json cannot be read"):
-        reporting.load(results)
+        load(results)
     (folder / "metrics.csv").write_text("env_steps\n1600\n")
     with pytest.raises(UserError, match=r"metrics.csv cannot be read.*no column ended"):
-        reporting.load(results)
+        load(results)
 
 
 def test_cells_are_every_combination_seed_by_seed():
@@ -269,7 +355,7 @@ def test_run_trains_skips_resumes_and_reports(tmp_path: Path, capfd: pytest.Capt
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["command"].startswith("copo train ippo --scene particles --seed 0 --total-steps 600")
     assert "--resume" not in provenance["command"]
-    training, evaluation = rows_of(reporting.full_report(reporting.load(results)), "IPPO")
+    training, evaluation = rows_of(reporting.full_report(load(results)), "IPPO")
     assert training[:4] == ["IPPO", "0 (n = 1)", "600", "-"]
     assert evaluation[:3] == ["IPPO", "1", "1"]
 
