@@ -45,7 +45,7 @@ def plot_curves(scene: str, group: dict[str, list[Result]], picture: Path) -> No
     _label_ends(axis, ends)
     axis.set_title(f"{scene}: training success", loc="left", fontsize=12, fontweight="bold")
     axis.set_xlabel("env steps")
-    axis.set_ylabel(f"arrived, % of the lives of {WINDOW} iterations")
+    axis.set_ylabel(f"arrived, % of the lives of {WINDOW:,} env steps")
     axis.set_ylim(0, 100)
     axis.set_xlim(0, max(seed.metrics["env_steps"].iloc[-1] for seeds in group.values() for seed in seeds))
     axis.xaxis.set_major_formatter(lambda value, position: f"{value / 1000:,.0f}k" if value else "0")

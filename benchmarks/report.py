@@ -19,6 +19,7 @@ from benchmarks.results_folder import (
     best_success,
     best_success_100ep,
     by_scene,
+    comparable,
     episodes_of,
     load,
     over_seeds,
@@ -106,7 +107,7 @@ def short_report(results: list[Result], folder: str) -> str:
         "algorithm",
         "seeds",
         "env steps",
-        "training success, best 10 iterations, %",
+        f"training success, best {WINDOW:,} env steps, %",
         "evaluation success, %",
         "efficiency",
         "failures",
@@ -122,7 +123,7 @@ def short_report(results: list[Result], folder: str) -> str:
                     title(algorithm),
                     str(len(seeds)),
                     steps_of(seeds),
-                    over_seeds((best_success(seed.metrics) for seed in seeds), percent),
+                    over_seeds((best_success(comparable(seed)) for seed in seeds), percent),
                     *(_measure(seeds, "train", n) for n in ("success_rate", "efficiency", "failures", "throughput")),
                     published(scene, algorithm),
                 ]
@@ -148,8 +149,8 @@ def _scene_section(scene: str, group: dict[str, list[Result]]) -> str:
             title(algorithm),
             seeds_of(seeds),
             steps_of(seeds),
-            over_seeds((best_success(seed.metrics) for seed in seeds), percent),
-            over_seeds((best_success_100ep(seed.metrics) for seed in seeds), percent),
+            over_seeds((best_success(comparable(seed)) for seed in seeds), percent),
+            over_seeds((best_success_100ep(comparable(seed)) for seed in seeds), percent),
             published(scene, algorithm),
             over_seeds((seed.metrics["wall_s"].iloc[-1] / 3600 for seed in seeds), lambda value: f"{value:.2f}"),
             over_seeds((_speed(seed.metrics) for seed in seeds), lambda value: f"{value:.1f}"),
@@ -174,7 +175,7 @@ def _scene_section(scene: str, group: dict[str, list[Result]]) -> str:
                 "algorithm",
                 "seeds",
                 "env steps",
-                f"best {WINDOW} iterations, %",
+                f"best {WINDOW:,} env steps, %",
                 "best 100 episodes, %",
                 PUBLISHED_COLUMN,
                 "wall-clock, h",
@@ -214,11 +215,12 @@ def _definitions() -> str:
 Mean (standard deviation, n - 1) over the seeds; a single seed has no deviation.
 An env step moves all vehicles of one environment by 0.1 s.
 
-* **Best {WINDOW} iterations**: maximum over training of arrivals / vehicles that ended, each summed over {WINDOW}
-  consecutive iterations. The curves show the same quantity at every iteration; with several seeds, the interquartile
+* **Best {WINDOW:,} env steps**: maximum over training of arrivals / vehicles that ended, each summed over {WINDOW:,}
+  consecutive env steps. The curves show the same quantity at every iteration; with several seeds, the interquartile
   mean (below four seeds: the mean) with a 95 % bootstrap interval over the seeds (two seeds: their range).
 * **Best 100 episodes**: maximum over training of the mean success rate of the last 100 episodes (of all so far, while
   there are fewer). This is the definition behind the paper's table; a maximum over training flatters.
+  Of a curriculum both count the last quarter alone, where all vehicles drive.
 * **Evaluation**: the last checkpoint, stochastic actions, coordination factors drawn from the learned distribution,
   1,000 env steps with respawning, then until nobody is alive; episode k has seed 1,000,000 + k. A life has one outcome.
 * **Success, crash, out of road, max step**: share of the vehicles that ended so, over all episodes.

@@ -14,13 +14,16 @@ import pandas as pd
 from benchmarks.published import TITLES
 from benchmarks.suite import CONFIG, EVALUATIONS, METRICS, PROVENANCE, Cell
 from copo_algos import scores
+from copo_algos.algorithms import ALGORITHMS
+from copo_algos.curriculum import SHARES, vehicles_at
 from copo_algos.errors import UserError
 from copo_algos.evaluate import LIVES, SUMMARY
+from copo_algos.logs import RECENT_EPISODES
 from copo_algos.statistics import bootstrap_interval, mean_and_std
 from copo_envs.scenes import SCENES
 
-WINDOW = 10
-"""Iterations over which training success is summed."""
+WINDOW = 16_000
+"""Env steps over which training success is summed."""
 FIRST_SEED = 1_000_000  # of the evaluation; its intervals are drawn with it
 
 
@@ -70,22 +73,27 @@ def by_scene(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
 
 
 def windowed_success(metrics: pd.DataFrame, window: int = WINDOW) -> np.ndarray:
-    """Success rate over the lives that ended in the last `window` iterations (at the beginning: all so far).
+    """Success rate over the lives that ended in the last `window` env steps (at the beginning: all so far).
+
+    The window is made of whole iterations: those that ended in it.
 
     Returns:
         (iterations,); NaN where nobody has ended.
     """
-    sums = metrics[["successes", "ended"]].rolling(window, min_periods=1).sum()
-    successes, ended = np.asarray(sums, np.float64).T
+    steps = metrics["env_steps"].to_numpy()
+    before = np.searchsorted(steps, steps - window, side="right")
+    sums = np.cumsum(metrics[["successes", "ended"]].to_numpy(np.float64), axis=0)
+    successes, ended = (sums - np.vstack([np.zeros(2), sums])[before]).T
     return np.divide(successes, ended, out=np.full_like(ended, np.nan), where=ended > 0)
 
 
 def best_success(metrics: pd.DataFrame, window: int = WINDOW) -> float:
-    """Maximum over training of successes / lives that ended, each summed over `window` consecutive iterations.
+    """Maximum over training of successes / lives that ended, each summed over `window` consecutive env steps.
 
-    NaN for a run of fewer iterations.
+    NaN for a run of fewer.
     """
-    known = windowed_success(metrics, window)[window - 1 :]
+    steps = metrics["env_steps"].to_numpy()
+    known = windowed_success(metrics, window)[steps - _steps_before(metrics) >= window]
     known = known[np.isfinite(known)]
     return float(known.max()) if len(known) else float("nan")
 
@@ -93,6 +101,32 @@ def best_success(metrics: pd.DataFrame, window: int = WINDOW) -> float:
 def best_success_100ep(metrics: pd.DataFrame) -> float:
     """The paper's training success rate: maximum over training of the mean success rate of the last 100 episodes."""
     return float(metrics["success_rate_100ep"].max())
+
+
+def comparable(result: Result) -> pd.DataFrame:
+    """The part of a training whose rates compare with other algorithms': with a curriculum, the last quarter.
+
+    There the mean over 100 episodes is known once so many have ended since the quarter began.
+    """
+    metrics = result.metrics
+    if not (result.cell.algorithm in ALGORITHMS and ALGORITHMS[result.cell.algorithm].curriculum):
+        return metrics
+    full = np.array(
+        [
+            vehicles_at(int(steps), result.config["total_steps"], len(SHARES)) == len(SHARES)
+            for steps in metrics["env_steps"].shift(fill_value=0)
+        ]
+    )
+    last = metrics[full].copy()
+    since = last["episodes"] - metrics[~full]["episodes"].max() if "episodes" in metrics else pd.Series(0, last.index)
+    last.loc[since < RECENT_EPISODES, "success_rate_100ep"] = np.nan
+    return last
+
+
+def _steps_before(metrics: pd.DataFrame) -> int:
+    """Env steps before the first row, all rows being of equal length but perhaps the last."""
+    first, *rest = metrics["env_steps"].to_numpy()[:2]
+    return int(first - (rest[0] - first)) if rest else 0
 
 
 def success_interval(results: list[Result], maps: str) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.markdown import read_page, replace_block, write_page
+from benchmarks.results_folder import WINDOW, best_success, windowed_success
 
 RESULTS = Path(__file__).parent / "results"
 TRIED = RESULTS / "settings"
@@ -35,27 +36,19 @@ TABLES = {
 }
 """Name of a table -> run -> its metrics."""
 MARKS = (40_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
-WINDOW = 10  # iterations
 
 
 def success_at(metrics: pd.DataFrame, env_steps: int) -> float | None:
-    """Share of the lives that arrived, of those that ended in the last WINDOW iterations; None where the run ended."""
+    """Share of the lives that arrived, of those that ended in the WINDOW before; None where the run ended earlier."""
     if metrics["env_steps"].iloc[-1] < env_steps:
         return None
-    window = metrics[metrics["env_steps"] <= env_steps].tail(WINDOW)
-    return float(window["successes"].sum() / max(1, window["ended"].sum()))
-
-
-def best(metrics: pd.DataFrame) -> float:
-    """The greatest such share of a training."""
-    rows = metrics[["successes", "ended"]].rolling(WINDOW).sum()
-    return float((rows["successes"] / rows["ended"]).max())
+    return float(windowed_success(metrics[metrics["env_steps"] <= env_steps])[-1])
 
 
 def table(runs: dict[str, Path]) -> str:
     """Markdown: a row per run."""
     lines = [
-        f"| success, %, last {WINDOW} iterations, after | {' | '.join(f'{mark:,}' for mark in MARKS)} "
+        f"| success, %, last {WINDOW:,} env steps, after | {' | '.join(f'{mark:,}' for mark in MARKS)} "
         "| best | phi at the end |",
         f"| --- | {' | '.join('---:' for _ in MARKS)} | ---: | ---: |",
     ]
@@ -64,7 +57,7 @@ def table(runs: dict[str, Path]) -> str:
         values = (success_at(metrics, mark) for mark in MARKS)
         cells = ("" if value is None else f"{100 * value:.0f}" for value in values)
         phi = f"{metrics['lcf_mean_deg'].iloc[-1]:.0f}°" if "lcf_mean_deg" in metrics else "-"
-        lines.append(f"| {name} | {' | '.join(cells)} | {100 * best(metrics):.0f} | {phi} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {100 * best_success(metrics):.0f} | {phi} |")
     return "\n".join(lines)
 
 

@@ -25,12 +25,14 @@ class Record:
         self._lives: deque[int] = deque(maxlen=RECENT_LIVES)
         self._episodes: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.total_lives = 0
+        self.total_episodes = 0
 
     def add(self, lives: Lives) -> None:
         """Count the lives and episodes that ended in a rollout."""
         self._lives.extend(int(outcome) for outcome in lives.outcome)
         self._episodes.extend(lives.episode_success_rates)
         self.total_lives += len(lives.outcome)
+        self.total_episodes += len(lives.episode_success_rates)
 
     def rate(self, outcome: Outcome) -> float:
         """Share of the last 300 lives that ended so; NaN before the first life has ended."""
@@ -42,13 +44,18 @@ class Record:
 
     def state(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return {"lives": list(self._lives), "episodes": list(self._episodes), "total_lives": self.total_lives}
+        return {
+            "lives": list(self._lives),
+            "episodes": list(self._episodes),
+            "total_lives": self.total_lives,
+            "total_episodes": self.total_episodes,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
         self._lives.extend(state["lives"])
         self._episodes.extend(state["episodes"])
-        self.total_lives = state["total_lives"]
+        self.total_lives, self.total_episodes = state["total_lives"], state["total_episodes"]
 
 
 class MetricsLog:

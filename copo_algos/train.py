@@ -267,6 +267,7 @@ class Trainer:
             "max_step_rate": self.record.rate(Outcome.MAX_STEP),
             "success_rate_100ep": self.record.episode_success_rate(),
             "lives": self.record.total_lives,
+            "episodes": self.record.total_episodes,
             "ended": len(lives.outcome),
             "successes": int((lives.outcome == Outcome.SUCCESS).sum()),
             "life_steps_mean": _mean(lives.steps),

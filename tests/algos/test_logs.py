@@ -70,7 +70,16 @@ def test_a_record_goes_on_from_its_state():
     again.restore(record.state())
     for one in (record, again):
         one.add(ended([Outcome.CRASH], [0.0]))
-    assert again.state() == record.state() == {"lives": [1, 2, 2], "episodes": [0.5, 0.0], "total_lives": 3}
+    assert (
+        again.state()
+        == record.state()
+        == {
+            "lives": [1, 2, 2],
+            "episodes": [0.5, 0.0],
+            "total_lives": 3,
+            "total_episodes": 2,
+        }
+    )
 
 
 def test_a_row_per_iteration(tmp_path: Path, log: MetricsLog):

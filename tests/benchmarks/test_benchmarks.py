@@ -15,7 +15,16 @@ from benchmarks import report as reporting
 from benchmarks.__main__ import main
 from benchmarks.curves import across_seeds
 from benchmarks.markdown import block_names, markers
-from benchmarks.results_folder import best_success, load, over_seeds, success_interval, windowed_success
+from benchmarks.results_folder import (
+    Result,
+    best_success,
+    best_success_100ep,
+    comparable,
+    load,
+    over_seeds,
+    success_interval,
+    windowed_success,
+)
 from benchmarks.run import RunConfig, collect, run, train_command
 from benchmarks.suite import EVALUATIONS, Cell, cells, env_steps_done, is_complete
 from copo_algos import scores
@@ -106,7 +115,32 @@ def test_best_success_sums_lives_before_it_divides():
     # Iterations 0 to 9: 9 / 20; 1 to 10: 10 / 20. The mean of the ten rates would be far lower.
     assert best_success(table) == 0.5
     assert math.isnan(best_success(table.iloc[:9]))
-    assert best_success(table.iloc[:2], window=2) == 0
+    assert best_success(table.iloc[:2], window=3200) == 0
+
+
+def test_a_window_is_as_many_env_steps_whatever_an_iteration_has():
+    coarse = metrics([1, 2, 3, 4], [10, 10, 10, 10], [0.0] * 4)
+    fine = metrics([1, 0, 1, 1, 2, 1, 1, 3], [5] * 8, [0.0] * 8).assign(env_steps=800 * np.arange(1, 9))
+    assert (
+        windowed_success(coarse, 3200).tolist()
+        == windowed_success(fine, 3200)[1::2].tolist()
+        == [0.1, 0.15, 0.25, 0.35]
+    )
+    assert best_success(coarse, 3200) == best_success(fine, 3200) == 0.35
+    assert math.isnan(best_success(fine.iloc[:3], 3200))
+
+
+def test_of_a_curriculum_the_last_quarter_counts():
+    """8 iterations of 1,600 in a training of 12,800: two per quarter; from the 7th on everybody drives."""
+    table = metrics([9, 9, 9, 9, 9, 9, 1, 3], [10] * 8, [0.9] * 8).assign(episodes=np.arange(0, 800, 100) + 50)
+    cell, about = Cell("particles", "curriculum", 0), {"total_steps": 12_800}
+    scored = comparable(Result(cell, table, about, {}))
+    assert scored["env_steps"].tolist() == [11_200, 12_800]
+    assert best_success(scored, 3200) == 0.2
+    assert best_success_100ep(scored) == 0.9
+    few = comparable(Result(cell, table.assign(episodes=np.arange(8)), about, {}))
+    assert math.isnan(best_success_100ep(few))  # its 100 episodes would be of the easy quarters
+    assert comparable(Result(Cell("particles", "ippo", 0), table, about, {})) is table
 
 
 def test_the_beginning_of_a_curve_uses_what_there_is():
