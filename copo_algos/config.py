@@ -11,6 +11,7 @@ import tyro
 from copo_algos.algorithms import get_algorithm
 from copo_algos.errors import UserError
 from copo_algos.rewards import NeighbourRule
+from copo_envs.scenes import scene_options
 
 PARTS = ("ppo", "lcf", "critic")
 Estimator = Literal["per_sample", "released"]
@@ -214,6 +215,7 @@ def check(config: TrainConfig) -> None:
 
     Raises:
         UserError: with the numbers in the sentence.
+        SceneError: an unknown scene, or more vehicles than it holds.
     """
     algorithm = get_algorithm(config.algorithm)
     ppo, lcf, critic = config.ppo, config.lcf, config.critic
@@ -266,3 +268,14 @@ def check(config: TrainConfig) -> None:
     ):
         if not number > 0:
             raise UserError(f"{name}={number}; use a number above 0")
+    vehicles = scene_options(config.scene, num_agents=config.num_agents, rule_based=config.rule_based).num_agents
+    most = config.steps_per_iteration * vehicles
+    for name, size in (
+        ("minibatch_size", ppo.minibatch_size),
+        ("lcf_minibatch_size", lcf.lcf_minibatch_size if algorithm.learns_lcf else 0),
+    ):
+        if size > most:
+            raise UserError(
+                f"{name}={size} is more than an iteration holds: {config.steps_per_iteration} env steps with "
+                f"{vehicles} vehicles are {most} samples at most; use {most} or less, or more steps_per_iteration"
+            )

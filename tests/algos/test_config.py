@@ -159,6 +159,22 @@ def test_impossible_values(values: dict[str, Any], sentence: str):
     assert sentence in refusal(**values)
 
 
+def test_a_minibatch_is_no_larger_than_an_iteration():
+    few = {"scene": "particles", "steps_per_iteration": 40}
+    sentence = "=321 is more than an iteration holds: 40 env steps with 8 vehicles are 320 samples at most; use 320 or"
+    assert f"minibatch_size{sentence} less" in refusal(**few, minibatch_size=321)
+    few |= {"minibatch_size": 320}
+    check(with_values(TrainConfig("copo"), {**few, "lcf_minibatch_size": 320}))
+    assert f"lcf_minibatch_size{sentence} less" in refusal(algorithm="copo", **few, lcf_minibatch_size=321)
+    check(with_values(TrainConfig("ippo"), {**few, "lcf_minibatch_size": 321}))  # it has no meta-step
+    assert "with 5 vehicles are 200 samples" in refusal(**few, num_agents=5)
+    assert "with 6 vehicles are 240 samples" in refusal(**few, rule_based=2)
+
+
+def test_a_training_shorter_than_an_iteration_may_be_smaller_than_a_minibatch():
+    check(with_values(TrainConfig("ippo"), {"total_steps": 1, "num_agents": 1, "minibatch_size": 1600}))
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_nothing_may_be_negative_or_no_number(name: str):
     kind = type(NUMBERS[name])
