@@ -126,6 +126,10 @@ class TrainConfig:
     """Who counts there. ours: all who acted. torch: newborns too. tf: newborns, and nobody who ended in the step."""
     checkpoint_every: int = 20_000
     """Env steps between checkpoints; the last three are kept."""
+    evaluate_every: int = 0
+    """Env steps between evaluations, by which the best checkpoint is kept as well; 0: none."""
+    evaluate_episodes: int = 5
+    """Episodes of such an evaluation, by the protocol of copo evaluate."""
     device: str = "cpu"
     """Where the networks learn: cpu, cuda or cuda:<k>. Acting is always on the CPU."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
@@ -243,6 +247,7 @@ def check(config: TrainConfig) -> None:
     for name, number in (
         ("seed", config.seed),
         ("rule_based", config.rule_based),
+        ("evaluate_every", config.evaluate_every),
         ("fragment_steps", ppo.fragment_steps),
         ("lcf_minibatch_size", lcf.lcf_minibatch_size),
         ("lcf_passes", lcf.lcf_passes),
@@ -263,6 +268,7 @@ def check(config: TrainConfig) -> None:
         ("lcf_initial_std", lcf.lcf_initial_std),
         ("neighbours_distance", config.neighbours_distance),
         ("checkpoint_every", config.checkpoint_every),
+        ("evaluate_episodes", config.evaluate_episodes),
         ("mean_field_distance", critic.mean_field_distance),
         ("num_neighbours", critic.num_neighbours),
     ):

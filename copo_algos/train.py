@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
+from copo_algos.best import Evaluations
 from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
 from copo_algos.clock import Clock
 from copo_algos.config import TrainConfig, check
@@ -311,9 +312,11 @@ def train(config: TrainConfig) -> Path:
             trainer.restore(checkpoint)
         write_settings(config, folder, trainer.env_steps)
         log = MetricsLog(folder, resume_at=trainer.env_steps if checkpoint else None)
-        with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
-            _loop(trainer, folder, log, signals, progress)
-        log.close()
+        try:
+            with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
+                _loop(trainer, folder, log, signals, progress)
+        finally:
+            log.close()
     finally:
         trainer.close()
     picture = folder / "learning_curve.png"
@@ -325,35 +328,43 @@ def train(config: TrainConfig) -> Path:
 
 def _loop(trainer: Trainer, folder: Path, log: MetricsLog, signals: Signals, progress: TrainingProgress) -> None:
     config = trainer.config
-    if trainer.env_steps >= config.total_steps:
+    evaluations = Evaluations(config, folder, log, progress)
+    if trainer.env_steps >= config.total_steps and not evaluations.due(trainer.env_steps):
         print(f"nothing to do: {folder} has {trainer.env_steps} env steps already; give more --total-steps to go on")
         return
     progress.starting()
-    trainer.begin()
     saved_at = trainer.env_steps
 
-    def after_step() -> None:
-        progress.step(trainer.scenes.num_envs)
+    def stop_if_asked() -> None:
         if signals.raised:
             raise Interrupted
 
+    def after_step() -> None:
+        progress.step(trainer.scenes.num_envs)
+        stop_if_asked()
+
     try:
+        if evaluations.due(trainer.env_steps):  # resumed, and a signal had stopped it
+            evaluations.run(trainer.save(folder), stop_if_asked)
+        if trainer.env_steps < config.total_steps:
+            trainer.begin()
         while trainer.env_steps < config.total_steps:
             row = trainer.train_iteration(after_step)
             log.write(row)
             progress.iteration(row)
-            if trainer.env_steps - saved_at >= config.checkpoint_every or trainer.env_steps >= config.total_steps:
-                trainer.save(folder)
+            due = evaluations.due(trainer.env_steps)
+            last = trainer.env_steps >= config.total_steps
+            if due or last or trainer.env_steps - saved_at >= config.checkpoint_every:
+                kept = trainer.save(folder)
                 saved_at = trainer.env_steps
-            if signals.raised:
-                raise Interrupted
+                if due and not signals.raised:
+                    evaluations.run(kept, stop_if_asked)
+            stop_if_asked()
     except WorkerError:
-        log.close()
         if trainer.env_steps > 0:
             trainer.save(folder)
         raise
     except Interrupted:
-        log.close()
         if trainer.env_steps == 0:
             raise Interrupted("stopped in the first iteration, with nothing learned yet: begin again") from None
         kept = trainer.save(folder)
