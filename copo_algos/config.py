@@ -87,6 +87,7 @@ class TrainConfig:
     """Train a population of vehicles on a scene.
 
     Writes a run folder: config.json, metrics.csv, TensorBoard events, checkpoints, and learning_curve.png at the end.
+    --evaluate-every adds evaluations.csv and checkpoints/best.
     Ctrl-C leaves a checkpoint; the same command with --resume goes on from there.
     """
 
@@ -130,6 +131,8 @@ class TrainConfig:
     """Env steps between evaluations, by which the best checkpoint is kept as well; 0: none."""
     evaluate_episodes: int = 5
     """Episodes of such an evaluation, by the protocol of copo evaluate."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well; needs the extra wandb."""
     device: str = "cpu"
     """Where the networks learn: cpu, cuda or cuda:<k>. Acting is always on the CPU."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
@@ -233,6 +236,8 @@ def check(config: TrainConfig) -> None:
             f"steps_per_iteration={config.steps_per_iteration} does not split over {rows} environments; "
             f"use a multiple of {rows}"
         )
+    if config.wandb is not None and not config.wandb.strip():
+        raise UserError(f"wandb={config.wandb!r} is no name of a project; give one, or leave out --wandb")
     if config.total_steps < 1:
         raise UserError(f"total_steps={config.total_steps}; use 1 or more")
     for name, value, low, high in (

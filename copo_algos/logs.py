@@ -1,4 +1,4 @@
-"""What a run tells: metrics.csv, evaluations.csv, TensorBoard events, and the curve at the end."""
+"""What a run tells: metrics.csv, evaluations.csv, TensorBoard events, Weights & Biases, and the curve at the end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from copo_algos.errors import UserError
 from copo_algos.types import Lives
+from copo_algos.wandb_log import WandbLog
 from copo_envs.outcomes import Outcome
 
 RECENT_LIVES = 300
@@ -121,15 +122,17 @@ class MetricsLog:
     Args:
         folder: the run folder.
         resume_at: keep the rows up to this many env steps and drop later ones; None: begin new files.
+        also: gets what TensorBoard gets.
 
     Raises:
         UserError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, resume_at: int | None = None):
+    def __init__(self, folder: Path, resume_at: int | None = None, also: WandbLog | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.csv"
+        self._also = also
         try:
             if resume_at is None:
                 for old in folder.glob("events.out.tfevents*"):
@@ -158,11 +161,15 @@ class MetricsLog:
     def close(self) -> None:
         """Flush everything."""
         self._tensorboard.close()
+        if self._also is not None:
+            self._also.close()
 
     def _scalars(self, values: dict[str, Any], env_steps: int) -> None:
-        for name, value in values.items():
-            if not (isinstance(value, float) and not math.isfinite(value)):
-                self._tensorboard.add_scalar(name, value, env_steps)
+        finite = {name: v for name, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
+        for name, value in finite.items():
+            self._tensorboard.add_scalar(name, value, env_steps)
+        if self._also is not None:
+            self._also.write(finite, env_steps)
 
 
 def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:

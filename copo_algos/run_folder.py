@@ -58,7 +58,7 @@ def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
         raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
 
 
-MAY_CHANGE = ("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "device", "preset")
+MAY_CHANGE = ("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "wandb", "device", "preset")
 
 
 def _read(settings: Path) -> dict[str, Any]:

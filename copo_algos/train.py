@@ -30,6 +30,7 @@ from copo_algos.progress import TrainingProgress
 from copo_algos.rollout import Collector
 from copo_algos.run_folder import prepare, write_settings
 from copo_algos.types import Rollout, Samples
+from copo_algos.wandb_log import WandbLog, require_wandb
 from copo_envs.outcomes import Outcome
 from copo_envs.process import SceneVector, WorkerError
 from copo_envs.scenes import scene_options
@@ -304,6 +305,8 @@ def train(config: TrainConfig) -> Path:
     )  # refused before anything is written
     folder = config.folder()
     device_of(config.device)
+    if config.wandb is not None:
+        require_wandb()
     torch.set_num_threads(LEARNING_THREADS)
     checkpoint = prepare(config, folder)
     trainer = Trainer(config)
@@ -311,7 +314,8 @@ def train(config: TrainConfig) -> Path:
         if checkpoint is not None:
             trainer.restore(checkpoint)
         write_settings(config, folder, trainer.env_steps)
-        log = MetricsLog(folder, resume_at=trainer.env_steps if checkpoint else None)
+        wandb = None if config.wandb is None else WandbLog(config, folder, resumed=checkpoint is not None)
+        log = MetricsLog(folder, trainer.env_steps if checkpoint else None, wandb)
         try:
             with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
                 _loop(trainer, folder, log, signals, progress)
