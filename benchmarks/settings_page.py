@@ -42,7 +42,8 @@ def success_at(metrics: pd.DataFrame, env_steps: int) -> float | None:
     """Share of the lives that arrived, of those that ended in the WINDOW before; None where the run ended earlier."""
     if metrics["env_steps"].iloc[-1] < env_steps:
         return None
-    return float(windowed_success(metrics[metrics["env_steps"] <= env_steps])[-1])
+    last = int((metrics["env_steps"] <= env_steps).sum()) - 1
+    return float(windowed_success(metrics)[last])
 
 
 def table(runs: dict[str, Path]) -> str:

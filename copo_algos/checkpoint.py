@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from copo_algos.errors import CheckpointError
 from copo_algos.policy import Policy, checkpoints, load_into, load_tensors, save_policy
 
 KEPT = 3
+BEST = "best"
+"""Name of the copy of the best checkpoint, beside the others."""
+EVALUATION = "evaluation.json"
+"""In the best checkpoint: the evaluation that it is the best by."""
 
 
 @dataclass
@@ -60,6 +65,63 @@ def save_checkpoint(run: Path, env_steps: int, policy: Policy, parts: LearnerPar
     for old in checkpoints(run)[:-KEPT]:
         shutil.rmtree(old)
     return final
+
+
+def keep_best(checkpoint: Path, evaluation: dict[str, Any]) -> Path:
+    """Copy a checkpoint to `best` beside it, in place of an earlier one, and the evaluation with it.
+
+    Args:
+        checkpoint: one of a run.
+        evaluation: plain values; "success_rate" is what later ones are compared with.
+
+    Raises:
+        CheckpointError: the disk refused; what was there before is untouched.
+    """
+    best = checkpoint.with_name(BEST)
+    partial, old = _beside(best)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(checkpoint, partial)
+        (partial / EVALUATION).write_text(json.dumps(evaluation, indent=2) + "\n")
+        if best.exists():  # a folder cannot be renamed onto a full one
+            os.replace(best, old)
+        os.replace(partial, best)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        _put_back(best)
+        raise CheckpointError(f"cannot write {best}: {error}; the other checkpoints are intact") from error
+    shutil.rmtree(old, ignore_errors=True)
+    return best
+
+
+def best_success(run: Path) -> float:
+    """Success rate of the best checkpoint of a run; -inf before there is one.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    best = run / "checkpoints" / BEST
+    _put_back(best)
+    if not best.exists():
+        return -math.inf
+    try:
+        return float(json.loads((best / EVALUATION).read_text())["success_rate"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{best / EVALUATION} cannot be read ({error!r}); move {best} away to look for the best anew"
+        ) from error
+
+
+def _beside(best: Path) -> tuple[Path, Path]:
+    """Where its successor is written, and where it waits until that has taken its place."""
+    return best.with_name(f"{BEST}.partial"), best.with_name(f"{BEST}.old")
+
+
+def _put_back(best: Path) -> None:
+    """After an end between the two renames: the old best is the best again."""
+    _, old = _beside(best)
+    if old.exists() and not best.exists():
+        os.replace(old, best)
 
 
 def load_learner(folder: Path, parts: LearnerParts) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from copo_algos import scores
 from copo_algos.baselines import named_driver
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.machine import hardware
-from copo_algos.policy import DESCRIPTION, Policy, last_checkpoint, load_policy
+from copo_algos.policy import DESCRIPTION, Policy, PolicyInfo, last_checkpoint, load_policy
 from copo_algos.released import is_released, load_released
 from copo_algos.run_folder import versions
 from copo_algos.statistics import bootstrap_interval
@@ -115,6 +115,20 @@ def evaluate(config: EvaluateConfig) -> pd.DataFrame:
     _print(console, summaries, [job.output for job in jobs])
     described = ("run", "scene", "algorithm", "env_steps", "episodes")
     return pd.DataFrame([{**{name: s[name] for name in described}, **s["measures"]} for s in summaries])
+
+
+def plan(info: PolicyInfo, config: EvaluateConfig) -> list[Episode]:
+    """The episodes that the settings ask for; what they leave open is as in the policy's training."""
+    options = scene_options(
+        info.scene,
+        num_agents=info.num_agents if config.num_agents is None else config.num_agents,
+        rule_based=info.rule_based if config.rule_based is None else config.rule_based,
+        horizon=config.horizon,
+        geometry=config.geometry or info.geometry,
+        start_seed=info.start_seed,
+        maps=config.maps,
+    )
+    return [Episode(k, config.first_seed + k, options) for k in range(config.episodes)]
 
 
 def drive(
@@ -305,22 +319,7 @@ def _evaluate_one(
         raise UserError(f"lcf={config.lcf}, but {job.name} is {info.algorithm}, which has none; leave out --lcf")
     if config.maps == "heldout" and info.scene != "pg_map":
         raise UserError(f"{info.scene} has one map; only pg_map has held-out ones: leave out --maps")
-    episodes = [
-        Episode(
-            number=k,
-            seed=config.first_seed + k,
-            options=scene_options(
-                info.scene,
-                num_agents=info.num_agents if config.num_agents is None else config.num_agents,
-                rule_based=info.rule_based if config.rule_based is None else config.rule_based,
-                horizon=config.horizon,
-                geometry=config.geometry or info.geometry,
-                start_seed=info.start_seed,
-                maps=config.maps,
-            ),
-        )
-        for k in range(config.episodes)
-    ]
+    episodes = plan(info, config)
     torch.set_num_threads(1)  # a population is a small batch: handing it between threads costs more than it wins
     begin = time.perf_counter()
     with _Bar(console, f"{info.algorithm} on {info.scene}", config.episodes, config.horizon) as bar:

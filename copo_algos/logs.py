@@ -1,4 +1,4 @@
-"""What a run tells: metrics.csv, TensorBoard events, and the curve at the end."""
+"""What a run tells: metrics.csv, evaluations.csv, TensorBoard events, Weights & Biases, and the curve at the end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from copo_algos.errors import UserError
 from copo_algos.types import Lives
+from copo_algos.wandb_log import WandbLog
 from copo_envs.outcomes import Outcome
 
 RECENT_LIVES = 300
@@ -58,34 +59,33 @@ class Record:
         self.total_lives, self.total_episodes = state["total_lives"], state["total_episodes"]
 
 
-class MetricsLog:
-    """Appends rows to metrics.csv and scalars to TensorBoard.
+class Table:
+    """A CSV file that grows row by row, each with its `env_steps`.
 
     Args:
-        folder: the run folder.
+        path: the file.
         resume_at: keep the rows up to this many env steps and drop later ones; None: begin a new file.
 
     Raises:
-        UserError: the folder cannot be written.
+        OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, resume_at: int | None = None):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / "metrics.csv"
+    def __init__(self, path: Path, resume_at: int | None = None):
+        self.path = path
+        self.env_steps: set[int] = set()
+        """Of all rows."""
         self._columns: list[str] | None = None
-        try:
-            if resume_at is None:
-                for old in (self.path, *folder.glob("events.out.tfevents*")):
-                    old.unlink(missing_ok=True)
-            elif self.path.exists():
-                self._keep_rows_until(resume_at)
-            self._tensorboard = SummaryWriter(str(folder), purge_step=resume_at)
-        except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
+        if resume_at is None:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            self._keep_rows_until(resume_at)
 
     def write(self, row: dict[str, Any]) -> None:
-        """One iteration: a value per column, the same columns every time."""
+        """A value per column, the same columns every time.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         new = self._columns is None
         self._columns = self._columns or list(row)
         try:
@@ -100,14 +100,7 @@ class MetricsLog:
                 writer.writerow({name: _short(value) for name, value in row.items()})
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error}; the last checkpoint is intact") from error
-        for name, value in row.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                continue
-            self._tensorboard.add_scalar(name, value, row["env_steps"])
-
-    def close(self) -> None:
-        """Flush everything."""
-        self._tensorboard.close()
+        self.env_steps.add(row["env_steps"])
 
     def _keep_rows_until(self, env_steps: int) -> None:
         with self.path.open(newline="") as file:
@@ -117,6 +110,7 @@ class MetricsLog:
             if not reader.fieldnames:
                 return
             self._columns = list(reader.fieldnames)
+        self.env_steps = {int(row["env_steps"]) for row in rows}
         self._rewrite(rows)
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
@@ -127,6 +121,62 @@ class MetricsLog:
             writer.writeheader()
             writer.writerows(rows)
         partial.replace(self.path)
+
+
+class MetricsLog:
+    """Appends rows to metrics.csv and evaluations.csv, and their values to TensorBoard.
+
+    Args:
+        folder: the run folder.
+        resume_at: keep the rows up to this many env steps and drop later ones; None: begin new files.
+        also: gets what TensorBoard gets.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, resume_at: int | None = None, also: WandbLog | None = None):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.csv"
+        self._also = also
+        try:
+            if resume_at is None:
+                for old in folder.glob("events.out.tfevents*"):
+                    old.unlink(missing_ok=True)
+            self._metrics = Table(self.path, resume_at)
+            self._evaluations = Table(folder / "evaluations.csv", resume_at)
+            # What has this step or a later one is purged, and the row at `resume_at` stays.
+            self._tensorboard = SummaryWriter(str(folder), purge_step=None if resume_at is None else resume_at + 1)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One iteration: a value per column, the same columns every time."""
+        self._metrics.write(row)
+        self._scalars(row, row["env_steps"])
+
+    def write_evaluation(self, row: dict[str, Any]) -> None:
+        """One evaluation, likewise; in TensorBoard under evaluation/."""
+        self._evaluations.write(row)
+        self._scalars({f"evaluation/{name}": value for name, value in row.items()}, row["env_steps"])
+
+    def evaluated(self, env_steps: int) -> bool:
+        """Whether evaluations.csv has a row for so many env steps."""
+        return env_steps in self._evaluations.env_steps
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._tensorboard.close()
+        if self._also is not None:
+            self._also.close()
+
+    def _scalars(self, values: dict[str, Any], env_steps: int) -> None:
+        finite = {name: v for name, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
+        for name, value in finite.items():
+            self._tensorboard.add_scalar(name, value, env_steps)
+        if self._also is not None:
+            self._also.write(finite, env_steps)
 
 
 def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:

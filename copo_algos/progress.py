@@ -66,6 +66,21 @@ class TrainingProgress:
         self._steps += env_steps
         self._bar.update(self._task, completed=self._steps)
 
+    def evaluating(self, done: int) -> None:
+        """So many episodes of an evaluation are over."""
+        self._bar.update(self._task, rates=f"evaluating, {done}/{self._config.evaluate_episodes} episodes")
+
+    def evaluation(self, row: dict[str, Any], best: bool) -> None:
+        """An evaluation is done: show its rates."""
+        shown = {"success": "success_rate", "crash": "crash_rate", "out": "out_rate", "max step": "max_step_rate"}
+        rates = " ".join(f"{label} {row[name]:.0%}" for label, name in shown.items() if row[name] == row[name])
+        best_so_far = ", the best so far" if best else ""
+        self.say(f"evaluation after {row['env_steps']} env steps: {rates}{best_so_far}, {row['evaluate_s']:.0f} s")
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._console.print(line, highlight=False, soft_wrap=True)
+
     def iteration(self, row: dict[str, Any]) -> None:
         """An iteration is done: show its rates."""
         now = time.monotonic()
@@ -83,4 +98,4 @@ class TrainingProgress:
             self._last_line = now
             left = max(0, self._config.total_steps - self._steps) / max(speed, 1e-9)
             line = f"{self._steps}/{self._config.total_steps} env steps | {rates} | {left / 60:.0f} min left"
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self.say(line)

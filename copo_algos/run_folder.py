@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from copo_algos.checkpoint import BEST
 from copo_algos.config import TrainConfig
 from copo_algos.errors import UserError
 from copo_algos.policy import last_checkpoint
@@ -25,6 +26,9 @@ def prepare(config: TrainConfig, folder: Path) -> Path | None:
         raise UserError(f"nothing to resume: {folder} has no checkpoint; leave out --resume to begin")
     if not config.resume and found is not None:
         raise UserError(f"{folder} holds a run already; add --resume to go on, or choose another --run-dir")
+    best = folder / "checkpoints" / BEST
+    if not config.resume and best.exists():
+        raise UserError(f"{best} is left of an earlier run; move it away to begin, or choose another --run-dir")
     if config.resume:
         _refuse_changes(config, _read(settings))
     try:
@@ -54,7 +58,7 @@ def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
         raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
 
 
-MAY_CHANGE = ("total_steps", "checkpoint_every", "device", "preset")
+MAY_CHANGE = ("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "wandb", "device", "preset")
 
 
 def _read(settings: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
+from copo_algos.best import Evaluations
 from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
 from copo_algos.clock import Clock
 from copo_algos.config import TrainConfig, check
@@ -29,6 +30,7 @@ from copo_algos.progress import TrainingProgress
 from copo_algos.rollout import Collector
 from copo_algos.run_folder import prepare, write_settings
 from copo_algos.types import Rollout, Samples
+from copo_algos.wandb_log import WandbLog, require_wandb
 from copo_envs.outcomes import Outcome
 from copo_envs.process import SceneVector, WorkerError
 from copo_envs.scenes import scene_options
@@ -314,6 +316,8 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
     )  # refused before anything is written
     folder = config.folder()
     device_of(config.device)
+    if config.wandb is not None:
+        require_wandb()
     torch.set_num_threads(LEARNING_THREADS)
     checkpoint = prepare(config, folder)
     trainer = Trainer(config)
@@ -321,10 +325,13 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
         if checkpoint is not None:
             trainer.restore(checkpoint)
         write_settings(config, folder, trainer.env_steps)
-        log = MetricsLog(folder, resume_at=trainer.env_steps if checkpoint else None)
-        with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
-            _loop(trainer, folder, log, signals, progress, measure)
-        log.close()
+        wandb = None if config.wandb is None else WandbLog(config, folder, resumed=checkpoint is not None)
+        log = MetricsLog(folder, trainer.env_steps if checkpoint else None, wandb)
+        try:
+            with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
+                _loop(trainer, folder, log, signals, progress, measure)
+        finally:
+            log.close()
     finally:
         trainer.close()
     picture = folder / "learning_curve.png"
@@ -343,36 +350,44 @@ def _loop(
     measure: Callable[[Trainer], dict[str, Any]],
 ) -> None:
     config = trainer.config
-    if trainer.env_steps >= config.total_steps:
+    evaluations = Evaluations(config, folder, log, progress)
+    if trainer.env_steps >= config.total_steps and not evaluations.due(trainer.env_steps):
         print(f"nothing to do: {folder} has {trainer.env_steps} env steps already; give more --total-steps to go on")
         return
     progress.starting()
-    trainer.begin()
     saved_at = trainer.env_steps
 
-    def after_step() -> None:
-        progress.step(trainer.scenes.num_envs)
+    def stop_if_asked() -> None:
         if signals.raised:
             raise Interrupted
 
+    def after_step() -> None:
+        progress.step(trainer.scenes.num_envs)
+        stop_if_asked()
+
     try:
+        if evaluations.due(trainer.env_steps):  # resumed, and a signal had stopped it
+            evaluations.run(trainer.save(folder), stop_if_asked)
+        if trainer.env_steps < config.total_steps:
+            trainer.begin()
         while trainer.env_steps < config.total_steps:
             row = trainer.train_iteration(after_step)
             row |= measure(trainer)
             log.write(row)
             progress.iteration(row)
-            if trainer.env_steps - saved_at >= config.checkpoint_every or trainer.env_steps >= config.total_steps:
-                trainer.save(folder)
+            due = evaluations.due(trainer.env_steps)
+            last = trainer.env_steps >= config.total_steps
+            if due or last or trainer.env_steps - saved_at >= config.checkpoint_every:
+                kept = trainer.save(folder)
                 saved_at = trainer.env_steps
-            if signals.raised:
-                raise Interrupted
+                if due and not signals.raised:
+                    evaluations.run(kept, stop_if_asked)
+            stop_if_asked()
     except WorkerError:
-        log.close()
         if trainer.env_steps > 0:
             trainer.save(folder)
         raise
     except Interrupted:
-        log.close()
         if trainer.env_steps == 0:
             raise Interrupted("stopped in the first iteration, with nothing learned yet: begin again") from None
         kept = trainer.save(folder)

@@ -86,6 +86,11 @@ def test_only_one_room_needs_stable_baselines3() -> None:
     assert users == {"sb3.py"}
 
 
+def test_only_one_room_needs_weights_and_biases() -> None:
+    users = {path.name for path in (ROOT / "copo_algos").rglob("*.py") if "wandb" in imported_packages(path)}
+    assert users == {"wandb_log.py"}
+
+
 def test_importing_the_environments_is_light() -> None:
     result = python(
         "import sys, copo_envs\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from copo_algos import checkpoint as checkpoint_module
-from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
+from copo_algos.checkpoint import LearnerParts, best_success, keep_best, load_learner, save_checkpoint
 from copo_algos.config import LCFConfig, PPOConfig, TrainConfig
 from copo_algos.errors import CheckpointError
 from copo_algos.lcf import LCFDistribution
@@ -94,6 +95,45 @@ def test_only_the_last_three_are_kept(tmp_path: Path):
     names = [path.name for path in checkpoints(tmp_path)]
     assert names == ["step_000003200", "step_000020000", "step_000100000"]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == set(names)
+
+
+def test_the_best_is_none_of_the_three_and_stays(tmp_path: Path):
+    assert best_success(tmp_path) == -math.inf
+    best = keep_best(save(tmp_path, 100), {"success_rate": 0.25})
+    for env_steps in (200, 300, 400, 500):
+        save(tmp_path, env_steps)
+    assert [path.name for path in checkpoints(tmp_path)] == [f"step_000000{n}" for n in (300, 400, 500)]
+    assert {path.name for path in best.iterdir()} == {*FILES, "evaluation.json"}
+    assert best_success(tmp_path) == 0.25
+    keep_best(tmp_path / "checkpoints" / "step_000000500", {"success_rate": 0.5})
+    assert best_success(tmp_path) == 0.5
+    assert json.loads((best / "learner.json").read_text())["env_steps"] == 500
+    assert len(list(best.parent.iterdir())) == 4
+
+
+@pytest.mark.parametrize("moment", [0, 1])
+def test_the_best_survives_a_disk_that_refuses_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int):
+    """At the first or the second of the two renames."""
+    keep_best(save(tmp_path, 100), {"success_rate": 0.25})
+    checkpoint, before = save(tmp_path, 200), contents(tmp_path / "checkpoints" / "best")
+    rename, calls = os.replace, []
+
+    def refuse(*paths: Path) -> None:
+        calls.append(paths)
+        if len(calls) == moment + 1:
+            raise OSError(28, "No space left on device")
+        rename(*paths)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot write .*best: .*the other checkpoints are intact"):
+        keep_best(checkpoint, {"success_rate": 0.5})
+    assert contents(tmp_path / "checkpoints" / "best") == before and len(list(checkpoint.parent.iterdir())) == 3
+
+
+def test_the_best_is_put_back_after_an_end_between_two_renames(tmp_path: Path):
+    best = keep_best(save(tmp_path, 100), {"success_rate": 0.25})
+    best.rename(best.with_name("best.old"))
+    assert best_success(tmp_path) == 0.25 and [path.name for path in best.parent.glob("best*")] == ["best"]
 
 
 def test_a_learner_is_restored_bit_for_bit(tmp_path: Path):

@@ -67,7 +67,7 @@ def test_an_unknown_scene(tmp_path: Path):
         ("train ippo --scene particles --horizon 0", "horizon=0 is too small; use 1 or more"),
         ("train ippo --scene particles --gamma 1.5", "gamma=1.5 is not in [0, 1]"),
         ("train ippo --scene particles --learning-rate nan", "learning_rate=nan; use a number above 0"),
-        ("train ippo --scene particles --num-envs 3", "steps_per_iteration=1600 does not split over 3"),
+        ("train ippo --scene particles --num-envs 3", "steps_per_iteration=800 does not split over 3"),
         ("train ippo --scene particles --total-steps 0", "total_steps=0; use 1 or more"),
         ("train ippo --scene particles --device abacus", "unknown device 'abacus'"),
         ("train ippo --scene particles --resume", "nothing to resume"),

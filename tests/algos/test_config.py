@@ -79,7 +79,7 @@ def test_the_published_values():
 def test_the_default_clips_as_the_torch_code_does():
     config = preset("default")
     assert (config.ppo.clip_coef, config.ppo.value_clip) == (0.2, 100.0)
-    assert (config.num_envs, config.steps_per_iteration, config.ppo.fragment_steps) == (2, 1600, 0)
+    assert (config.num_envs, config.steps_per_iteration, config.ppo.fragment_steps) == (2, 800, 0)
     assert config == TrainConfig("copo")
 
 
@@ -133,7 +133,7 @@ def test_unknown_names():
     ("values", "sentence"),
     [
         ({"num_envs": -1}, "num_envs=-1; use 1 or more"),
-        ({"num_envs": 3}, "steps_per_iteration=1600 does not split over 3 environments"),
+        ({"num_envs": 3}, "steps_per_iteration=800 does not split over 3 environments"),
         ({"num_envs": 4, "steps_per_iteration": 0}, "steps_per_iteration=0 does not split over 4"),
         ({"num_envs": 0, "steps_per_iteration": 0}, "steps_per_iteration=0 does not split over 1"),
         ({"total_steps": 0}, "total_steps=0; use 1 or more"),
@@ -157,6 +157,22 @@ def test_unknown_names():
 )
 def test_impossible_values(values: dict[str, Any], sentence: str):
     assert sentence in refusal(**values)
+
+
+def test_a_minibatch_is_no_larger_than_an_iteration():
+    few = {"scene": "particles", "steps_per_iteration": 40}
+    sentence = "=321 is more than an iteration holds: 40 env steps with 8 vehicles are 320 samples at most; use 320 or"
+    assert f"minibatch_size{sentence} less" in refusal(**few, minibatch_size=321)
+    few |= {"minibatch_size": 320}
+    check(with_values(TrainConfig("copo"), {**few, "lcf_minibatch_size": 320}))
+    assert f"lcf_minibatch_size{sentence} less" in refusal(algorithm="copo", **few, lcf_minibatch_size=321)
+    check(with_values(TrainConfig("ippo"), {**few, "lcf_minibatch_size": 321}))  # it has no meta-step
+    assert "with 5 vehicles are 200 samples" in refusal(**few, num_agents=5)
+    assert "with 6 vehicles are 240 samples" in refusal(**few, rule_based=2)
+
+
+def test_a_training_shorter_than_an_iteration_may_be_smaller_than_a_minibatch():
+    check(with_values(TrainConfig("ippo"), {"total_steps": 1, "num_agents": 1, "minibatch_size": 800}))
 
 
 @pytest.mark.parametrize("name", NUMBERS)

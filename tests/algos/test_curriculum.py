@@ -47,6 +47,7 @@ SETTINGS = {
     "steps_per_iteration": 20,
     "total_steps": 160,
     "update_epochs": 1,
+    "minibatch_size": 40,
 }
 
 

@@ -131,6 +131,29 @@ def test_resuming_keeps_the_rows_up_to_the_checkpoint(tmp_path: Path, log: Metri
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_evaluations_have_a_file_of_their_own_and_go_on_likewise(tmp_path: Path, log: MetricsLog):
+    for env_steps in (10, 20, 30):
+        log.write(row(env_steps))
+        log.write_evaluation({"env_steps": env_steps, "success_rate": env_steps / 100, "failures": math.nan})
+    log.close()
+    again = MetricsLog(tmp_path, resume_at=20)
+    assert [again.evaluated(env_steps) for env_steps in (10, 20, 30)] == [True, True, False]
+    again.write_evaluation({"env_steps": 30, "success_rate": 0.5, "failures": 2.0})
+    again.close()
+    assert (tmp_path / "evaluations.csv").read_text().splitlines() == [
+        "env_steps,success_rate,failures",
+        "10,0.1,",
+        "20,0.2,",
+        "30,0.5,2",
+    ]
+    assert [line["env_steps"] for line in rows(tmp_path)] == ["10", "20"]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("evaluation/success_rate")]
+    assert found == [(10, pytest.approx(0.1)), (20, pytest.approx(0.2)), (30, 0.5)]
+    assert [event.step for event in events.Scalars("evaluation/failures")] == [30]
+    assert [event.step for event in events.Scalars("loss")] == [10, 20]
+
+
 @pytest.mark.parametrize("kept", ["4", "4,4", "4,40", "4,40,"])
 def test_resuming_drops_a_row_that_was_cut_by_a_full_disk(tmp_path: Path, log: MetricsLog, kept: str):
     for env_steps in (10, 20, 30):

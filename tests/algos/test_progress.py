@@ -18,3 +18,13 @@ def test_the_last_line_is_one_line_and_no_time_is_left(capsys: pytest.CaptureFix
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("20800/20000 env steps | success 25% crash 50% out 25% lcf 0° ")
     assert line.endswith(" steps/s | 0 min left")
+
+
+def test_an_evaluation_is_one_line(capsys: pytest.CaptureFixture[str]):
+    row = {"env_steps": 9600, "success_rate": 0.5, "crash_rate": 0.25, "out_rate": 0.25, "max_step_rate": math.nan}
+    with TrainingProgress(TrainConfig("copo"), 0) as progress:
+        progress.evaluating(2)
+        progress.evaluation({**row, "evaluate_s": 12.4}, best=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "evaluation after 9600 env steps: success 50% crash 25% out 25%, the best so far, 12 s"
+    ]

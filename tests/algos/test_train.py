@@ -136,7 +136,9 @@ def test_every_algorithm_trains_round_trips_its_checkpoint_and_resumes(tmp_path:
 @pytest.mark.parametrize("algorithm", ["ippo", "copo"])
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_trains(tmp_path: Path, algorithm: str, name: Any):
-    config = with_values(preset(name, algorithm), TINY | {"run_dir": tmp_path, "total_steps": 48})
+    config = with_values(
+        preset(name, algorithm), TINY | {"run_dir": tmp_path, "total_steps": 48, "lcf_minibatch_size": 64}
+    )
     row = metrics(train(config))[-1]
     assert math.isfinite(float(row["policy_loss"]))
     if algorithm == "copo":

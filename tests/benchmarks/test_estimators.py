@@ -25,8 +25,8 @@ def config(folder: Path) -> EstimatorsConfig:
 
 def untimed(path: Path, columns: pd.Index | None = None) -> pd.DataFrame:
     table = pd.read_csv(path)
-    table = table[[name for name in table if not str(name).endswith("_s")]]
-    return table if columns is None else table[columns]
+    table = table.drop(columns=[name for name in table if str(name).endswith("_s")])
+    return table if columns is None else table.reindex(columns=columns)
 
 
 def test_the_training_is_the_one_without_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
