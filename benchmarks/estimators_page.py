@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -38,7 +37,8 @@ def windowed(metrics: pd.DataFrame) -> pd.DataFrame:
     window = (metrics["env_steps"] - 1) // WINDOW
     groups = metrics.groupby(window)
     out = pd.DataFrame({"env_steps": groups["env_steps"].max()})
-    out["success"] = groups["successes"].sum() / np.maximum(groups["ended"].sum(), 1)
+    lives = groups[["successes", "ended"]].sum()
+    out["success"] = lives["successes"] / lives["ended"]
     for name in ("lcf_mean_deg", "lcf_std_deg"):
         out[name] = groups[name].last()
     for name in ESTIMATORS:
