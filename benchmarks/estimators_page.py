@@ -34,17 +34,11 @@ SAYS = {
 
 def windowed(metrics: pd.DataFrame) -> pd.DataFrame:
     """By window of env steps: success of the lives that ended in it, phi at its end, means of what is said."""
-    window = (metrics["env_steps"] - 1) // WINDOW
-    groups = metrics.groupby(window)
-    out = pd.DataFrame({"env_steps": groups["env_steps"].max()})
-    lives = groups[["successes", "ended"]].sum()
-    out["success"] = lives["successes"] / lives["ended"]
-    for name in ("lcf_mean_deg", "lcf_std_deg"):
-        out[name] = groups[name].last()
-    for name in ESTIMATORS:
-        for what in ("positive", "t"):
-            out[f"{name}_{what}"] = groups[f"{name}_{what}"].mean()
-    return out
+    how = {"env_steps": "max", "successes": "sum", "ended": "sum", "lcf_mean_deg": "last", "lcf_std_deg": "last"}
+    how |= {f"{name}_{what}": "mean" for name in ESTIMATORS for what in ("positive", "t")}
+    table = metrics.groupby((metrics["env_steps"] - 1) // WINDOW).agg(how)
+    table["success"] = table["successes"] / table["ended"]
+    return table
 
 
 def tables(runs: dict[str, pd.DataFrame]) -> str:
