@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -136,6 +137,8 @@ class ProcessSimulator:
         self._actions = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._end: Callable[[], Any] | None = None
+        """Ends the worker; calls itself when this object or the interpreter goes."""
         self._waiting = False  # a command was sent whose reply has not been received
 
     def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
@@ -210,20 +213,10 @@ class ProcessSimulator:
         return value
 
     def close(self) -> None:
-        process, self._process = self._process, None
+        if self._end is not None:
+            self._end()
+        self._process = self._pipe = self._end = None
         self._waiting = False
-        if process is None:
-            return
-        assert self._pipe is not None
-        self._pipe.close()  # the worker sees the end of its input and exits
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def __del__(self) -> None:
-        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         if self._process is not None:
@@ -252,6 +245,7 @@ class ProcessSimulator:
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent, whose end is the worker's
             )
         self._pipe = Connection(ours.detach())
+        self._end = weakref.finalize(self, _end_worker, self._process, self._pipe)
         self._pipe.send((self.options, self._auto_reset))
         batch = StepBatch.from_buffer(memory, self.num_slots, self.obs_size)
         batch.copy_from(self.batch)
@@ -538,6 +532,15 @@ class SceneVector:
 
     def _note_seeds(self) -> None:
         self.episode_seed[:] = [seeds.current for seeds in self._seeds]
+
+
+def _end_worker(process: subprocess.Popen[bytes], pipe: Connection) -> None:
+    pipe.close()  # the worker sees the end of its input and exits
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _engine_here() -> bool:

@@ -186,6 +186,9 @@ def test_a_scene_can_be_pickled_until_it_starts():
     with pytest.raises(TypeError, match="cannot be pickled; make it and pickle it before the first reset"):
         pickle.dumps(copy)
     copy.close()
+    again = pickle.loads(pickle.dumps(copy))  # closed is as good as new
+    assert_same(again.reset(5), ParticlesSimulator(OPTIONS).reset(5))
+    again.close()
     deferred = make_simulator(OPTIONS)
     assert_same(pickle.loads(pickle.dumps(deferred)).reset(5), ParticlesSimulator(OPTIONS).reset(5))
 
@@ -456,6 +459,31 @@ def test_a_script_needs_no_main_guard_and_its_workers_end_when_it_is_killed(tmp_
     first, pids = result.stdout.splitlines()  # once: no worker has run the script again
     assert first == "script" and result.returncode == -signal.SIGKILL and not result.stderr
     assert len(pids.split()) == 2 and all(wait_until_gone(int(pid)) for pid in pids.split())
+
+
+FORGETFUL = """\
+import threading
+import copo_envs
+
+envs = [copo_envs.parallel_env("particles", in_process=False), copo_envs.vector_env("particles", 2)]
+for env in envs:
+    env.reset(seed=0)
+threading.kept = envs  # they go when modules do, late
+print(envs[0]._simulator._process.pid, *(worker._process.pid for worker in envs[1]._scenes._workers))
+"""
+
+
+def test_a_script_that_closes_nothing_ends_quietly_and_so_do_its_workers() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", FORGETFUL],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0 and result.stderr == ""
+    pids = [int(pid) for pid in result.stdout.split()]
+    assert len(pids) == 3 and not any(alive(pid) for pid in pids)
 
 
 def test_simulators_share_one_protocol():
