@@ -268,7 +268,7 @@ def test_other_refusals() -> None:
         parallel_env("particles", num_cars=3)
     with pytest.raises(SceneError, match="in_process='no'; use True, False or None"):
         parallel_env("particles", in_process="no")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(RenderError, match="render_options=640; use a dictionary such as {'size': 640}, or None"):
+    with pytest.raises(RenderError, match=r"render_options=640; use a dictionary such as {'size': 640}, or None"):
         parallel_env("particles", render_options=640)
     env = parallel_env("particles", num_agents=2, horizon=2)
     for call in (lambda: env.step({}), env.state):
@@ -285,7 +285,7 @@ def test_other_refusals() -> None:
     for seed in (-1, 1.5, 2**63):
         with pytest.raises(SceneError, match=f"seed={seed} at reset; use a whole number of 0 or more, below 2"):
             env.reset(seed=seed)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(SceneError, match="reset options are 2; use a dictionary such as {'num_agents': 1}, or None"):
+    with pytest.raises(SceneError, match=r"reset options are 2; use a dictionary such as {'num_agents': 1}, or None"):
         env.reset(options=2)  # pyright: ignore[reportArgumentType]
     with pytest.warns(UserWarning, match="unknown reset option 'agents' is ignored; there are 'num_agents' and 'maps'"):
         env.reset(options={"agents": 1})
