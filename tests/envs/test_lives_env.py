@@ -135,6 +135,7 @@ def test_repeatable() -> None:
         ("tollgate", 40, 3),
         ("bottleneck", 50, 3),
         ("pg_map", 60, 3),
+        ("roundabout", 30, 3),
     ],
 )
 def test_repeatable_on_metadrive(scene: str, steps: int, endings: int) -> None:

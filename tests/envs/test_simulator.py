@@ -93,9 +93,11 @@ def test_wrecks_wait_and_hold_places(closing: Closing) -> None:
     assert 10 <= batch.episode_step - clock <= 13
 
 
-@pytest.mark.parametrize("scene", ["parking_lot", "bottleneck"])
-def test_newborns_do_not_land_on_others(scene: str, closing: Closing) -> None:
-    simulator = closing(simulator_of(scene))
+@pytest.mark.parametrize(
+    ("scene", "geometry"), [("parking_lot", "published"), ("parking_lot", "metadrive"), ("bottleneck", "published")]
+)
+def test_newborns_do_not_land_on_others(scene: str, geometry: str, closing: Closing) -> None:
+    simulator = closing(simulator_of(scene, geometry=geometry))
     rng = np.random.default_rng(0)
     batch, births = simulator.reset(2), 0
     for _ in range(150):
@@ -137,6 +139,36 @@ def test_two_geometries(closing: Closing) -> None:
     assert len(published) == len(metadrive)
     assert sum(published) < sum(metadrive)  # the centre line is solid in one and broken in the other
     assert yellow_lines("published") == published
+
+
+@pytest.mark.parametrize(
+    ("geometry", "sidewalk", "surface", "booth"),
+    [("published", (0.6, 3.0), 0.6, (4.51, 1.852)), ("metadrive", (0.2, 2.0), 0.0, (10.0, 3.5))],
+)
+def test_the_sizes_of_the_two_geometries(
+    geometry: str, sidewalk: tuple[float, float], surface: float, booth: tuple[float, float], closing: Closing
+) -> None:
+    from metadrive.component.buildings.tollgate_building import TollGateBuilding
+    from metadrive.utils.pg.utils import ray_localization
+
+    simulator: Any = closing(simulator_of("tollgate", num_agents=2, geometry=geometry))
+    simulator.reset(0)
+    env = simulator.metadrive
+    index = (">", ">>", 2)  # straight, the outermost of its road
+    lane = env.current_map.road_network.get_lane(index)
+    corners = np.array(env.current_map.blocks[0].sidewalks[str(index)]["polygon"])
+    across = np.abs([lane.local_coordinates(corner)[1] for corner in corners]) - lane.width / 2
+    assert across.min() == pytest.approx(sidewalk[0]) and np.ptp(across) == pytest.approx(sidewalk[1])
+
+    def found_there(outside: float) -> bool:
+        """Whether a vehicle so far outside the lane's line is still on the lane."""
+        place = lane.position(lane.length / 2, lane.width / 2 + outside)
+        here = ray_localization(lane.heading_at(0), place, env.engine, use_heading_filter=False)
+        return index in [where for _, where, _ in here]
+
+    assert found_there(surface - 0.1) and not found_there(surface + 0.1)
+    booths = [thing for thing in env.engine.get_objects().values() if isinstance(thing, TollGateBuilding)]
+    assert booths and {(thing.LENGTH, thing.WIDTH) for thing in booths} == {booth}
 
 
 def test_pg_map_has_many_roads(closing: Closing) -> None:
