@@ -52,14 +52,16 @@ def test_population_contract(scene: str, closing: Closing) -> None:
 
 @pytest.mark.parametrize("scene", METADRIVE_SCENES)
 def test_number_of_vehicles_at_reset(scene: str, closing: Closing) -> None:
-    simulator = closing(simulator_of(scene, num_agents=6))
+    simulator: Any = closing(simulator_of(scene, num_agents=6))
     assert simulator.reset(0, 2).active.sum() == 2
+    engine = simulator.metadrive.engine
     first = simulator.reset(0).obs.copy()
     assert first.any(axis=1).all()
     assert check_simulator(simulator, steps=80, num_agents=3) > 0
     for count in (1, 6, 2):
         assert simulator.reset(0, count).active.sum() == count
     np.testing.assert_array_equal(simulator.reset(0).obs, first)
+    assert simulator.metadrive.engine is engine  # no new one
     with pytest.raises(SceneError, match="num_agents=7 at reset; this environment was made for 1 to 6"):
         simulator.reset(0, 7)
 
@@ -308,6 +310,14 @@ def test_the_episode_ends_with_its_last_life(closing: Closing) -> None:
         lives |= set(batch.life[batch.active].tolist())
     assert lives == {0, 1, 2}
     assert batch.terminated.any() and len(simulator.wrecks()) >= 1  # the last one still stands there
+    simulator.close()
+
+    simulator = closing(simulator_of("roundabout", num_agents=6, respawn=False))
+    batch = simulator.reset(1)
+    while not batch.episode_over:
+        batch = simulator.step(forwards(batch, steering=0.1))
+        assert not batch.spawned.any()
+    assert batch.terminated.any() and len(simulator.wrecks()) == 6 and batch.episode_step < 1000
 
 
 def test_one_engine_per_process_and_no_pickle_of_it(closing: Closing) -> None:
