@@ -129,6 +129,20 @@ def test_a_killed_worker_says_how_it_died_and_can_be_reset(
     assert_same(simulator.reset(2), ParticlesSimulator(OPTIONS).reset(2))
 
 
+@pytest.mark.parametrize("view", [copo_envs.parallel_env, copo_envs.slots_env])
+def test_the_pettingzoo_views_say_so_too(view: Any, closing: Callable[[Any], Any]):
+    env, undisturbed = (closing(view("particles", in_process=False, num_agents=3)) for _ in range(2))
+    env.reset(seed=1)
+    kill(env._simulator)
+    still = dict.fromkeys(env.agents, np.zeros(2))
+    with pytest.raises(WorkerError, match="the worker process of particles died .* its episode is lost: reset"):
+        env.step(still)
+    with pytest.raises(SceneError, match=r"no episode of particles is running; call reset\(seed\) first"):
+        env.step(still)
+    for agent, obs in undisturbed.reset(seed=2)[0].items():
+        np.testing.assert_array_equal(env.reset(seed=2)[0][agent], obs)
+
+
 def test_a_worker_killed_in_the_middle_of_a_step(closing: Callable[[ProcessSimulator], ProcessSimulator]):
     simulator = closing(ProcessSimulator(OPTIONS))
     simulator.reset(1)
