@@ -44,7 +44,7 @@ def rss_mib() -> float:
 def endure(scene: str, part: str, count: int, limit_s: float) -> list[dict[str, Any]]:
     """Rows of COLUMNS, one per hundredth of `count` resets or episodes; fewer where `limit_s` seconds are too short."""
     horizon = 60 if part == "episodes" else 1000
-    maps = {"num_scenarios": 1000} if scene == "pg_map" else {}
+    maps: dict[str, Any] = {"num_scenarios": 1000} if scene == "pg_map" else {}
     env = parallel_env(scene, in_process=True, horizon=horizon, **maps)
     rng, rows, times, start = np.random.default_rng(0), [], [], time.perf_counter()
     for number in range(1, count + 1):

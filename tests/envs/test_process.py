@@ -135,7 +135,7 @@ def test_the_pettingzoo_views_say_so_too(view: Any, closing: Callable[[Any], Any
     env.reset(seed=1)
     kill(env._simulator)
     still = dict.fromkeys(env.agents, np.zeros(2))
-    with pytest.raises(WorkerError, match="the worker process of particles died .* its episode is lost: reset"):
+    with pytest.raises(WorkerError, match=r"the worker process of particles died .* its episode is lost: reset"):
         env.step(still)
     with pytest.raises(SceneError, match=r"no episode of particles is running; call reset\(seed\) first"):
         env.step(still)
