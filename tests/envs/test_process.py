@@ -24,6 +24,7 @@ from copo_envs.process import (
     DeferredSimulator,
     ProcessSimulator,
     SceneVector,
+    WorkerDied,
     WorkerError,
     WorkerRestartWarning,
     local_simulator,
@@ -135,10 +136,9 @@ def test_the_pettingzoo_views_say_so_too(view: Any, closing: Callable[[Any], Any
     env.reset(seed=1)
     kill(env._simulator)
     still = dict.fromkeys(env.agents, np.zeros(2))
-    with pytest.raises(WorkerError, match=r"the worker process of particles died .* its episode is lost: reset"):
-        env.step(still)
-    with pytest.raises(SceneError, match=r"no episode of particles is running; call reset\(seed\) first"):
-        env.step(still)
+    for _ in range(2):
+        with pytest.raises(WorkerError, match=r"the worker process of particles died .* its episode is lost: reset"):
+            env.step(still)
     for agent, obs in undisturbed.reset(seed=2)[0].items():
         np.testing.assert_array_equal(env.reset(seed=2)[0][agent], obs)
 
@@ -403,6 +403,25 @@ def test_a_worker_that_died_between_episodes_is_replaced_at_a_reset():
             batch = vector.reset([3, 4])
         for env, seed in enumerate((3, 4)):
             assert_same(batch.row(env), twin.reset([seed]).row(0))
+
+
+@pytest.mark.parametrize("call", ["set_num_agents", "rule_actions", "scenery"])
+def test_a_death_that_another_call_meets_is_mended_by_the_next_step(call: str):
+    still = np.zeros((2, 5, 2))
+    with SceneVector(OPTIONS, 2, restart=True) as vector, SceneVector(OPTIONS, 0) as twin:
+        vector.reset([1, 2])
+        twin.reset([2])
+        kill(vector._workers[0])
+        if call == "set_num_agents":
+            vector.set_num_agents(3)
+        else:
+            with pytest.raises(WorkerDied, match="killed by SIGKILL"):
+                getattr(vector, call)(*([0] if call == "scenery" else []))
+        with pytest.warns(WorkerRestartWarning):
+            batch = vector.step(still)
+        assert vector.restarted.tolist() == [True, False] and batch.truncated[0].all()
+        assert batch.active[0].sum() == (3 if call == "set_num_agents" else 5)
+        assert_same(batch.row(1), twin.step(still[:1]).row(0))
 
 
 def test_an_error_in_the_simulation_is_no_death():
