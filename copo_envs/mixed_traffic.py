@@ -36,6 +36,8 @@ class MixedTraffic:
         self._agents = np.arange(self.num_slots)
         self._numbers: dict[int, int] = {}
         """Number of a life in the simulator -> its number among the agents' lives."""
+        self._begun = 0
+        """Lives that have begun in the simulator, the agents' and the others'."""
         self._started = self._over = False
 
     def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
@@ -51,7 +53,7 @@ class MixedTraffic:
         rng = np.random.default_rng([seed, _KINDS_STREAM])
         chosen = np.sort(rng.permutation(vehicles)[:count])
         self._agents = np.concatenate([chosen, np.arange(vehicles, self.num_slots + self.options.rule_based)])
-        self._numbers = {}
+        self._numbers, self._begun = {}, vehicles
         self._take_over_now()
         self.batch.episode_over[...] = self._over = False
         self._started = True
@@ -97,15 +99,12 @@ class MixedTraffic:
     def _step_everybody(self, moves: np.ndarray) -> None:
         everybody = self.simulator.rule_actions()
         everybody[self._agents] = moves
-        self.simulator.step(everybody)
+        inner = self.simulator.step(everybody)
+        self._begun = max(self._begun, int(inner.life.max(initial=-1)) + 1)
 
     def _nobody_will_come(self) -> bool:
         inner, options = self.simulator.batch, self.options
-        return (
-            not options.respawn
-            or int(inner.episode_step) >= options.horizon
-            or int(inner.life.max(initial=-1)) + 1 >= self.max_lives
-        )
+        return not options.respawn or int(inner.episode_step) >= options.horizon or self._begun >= self.max_lives
 
     def _take_over_now(self) -> None:
         batch, inner = self.batch, self.simulator.batch

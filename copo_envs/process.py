@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -136,6 +137,10 @@ class ProcessSimulator:
         self._actions = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._end: Callable[[], Any] | None = None
+        """Ends the worker; calls itself when this object or the interpreter goes."""
+        self._died: str | None = None
+        """How the worker died, until another one is started."""
         self._waiting = False  # a command was sent whose reply has not been received
 
     def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
@@ -180,6 +185,8 @@ class ProcessSimulator:
             self.close()
         if self._process is None:
             if command not in ("reset", "begin_episode"):
+                if self._died is not None:
+                    raise WorkerDied(self._died)
                 raise SceneError(f"{command}: no episode of {self.options.scene} is running; call reset(seed) first")
             self._start()
         assert self._pipe is not None
@@ -210,20 +217,10 @@ class ProcessSimulator:
         return value
 
     def close(self) -> None:
-        process, self._process = self._process, None
+        if self._end is not None:
+            self._end()
+        self._process = self._pipe = self._end = None
         self._waiting = False
-        if process is None:
-            return
-        assert self._pipe is not None
-        self._pipe.close()  # the worker sees the end of its input and exits
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def __del__(self) -> None:
-        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         if self._process is not None:
@@ -252,6 +249,8 @@ class ProcessSimulator:
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent, whose end is the worker's
             )
         self._pipe = Connection(ours.detach())
+        self._died = None
+        self._end = weakref.finalize(self, _end_worker, self._process, self._pipe)
         self._pipe.send((self.options, self._auto_reset))
         batch = StepBatch.from_buffer(memory, self.num_slots, self.obs_size)
         batch.copy_from(self.batch)
@@ -264,9 +263,10 @@ class ProcessSimulator:
         code = process.wait()
         self.close()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise WorkerDied(
+        self._died = (
             f"the worker process of {self.options.scene} died ({how}); its episode is lost: reset to begin another"
         )
+        raise WorkerDied(self._died)
 
 
 class DeferredSimulator:
@@ -387,8 +387,10 @@ class SceneVector:
     def set_num_agents(self, num_agents: int) -> None:
         """Begin the episodes from each environment's next one on with so many vehicles.
 
+        A worker that died since the last step is replaced by the next one.
+
         Raises:
-            WorkerDied: a worker died since the last step.
+            WorkerDied: a worker died and is not to be replaced.
         """
         if not 1 <= num_agents <= self.num_slots:
             raise SceneError(f"num_agents={num_agents}; these environments were made for 1 to {self.num_slots}")
@@ -396,9 +398,8 @@ class SceneVector:
         if self._local is not None:
             self._local.set_num_agents(num_agents)
             return
-        died = self._ask(range(self.num_envs), lambda env: self._workers[env].send("set_num_agents", num_agents))
-        if died:  # between two steps there is no transition in which its lives could be cut
-            raise next(iter(died.values()))
+        # Who died is replaced in the next step: before it there is no transition in which its lives could be cut.
+        self._ask(range(self.num_envs), lambda env: self._workers[env].send("set_num_agents", num_agents))
 
     def step(self, actions: np.ndarray) -> StepBatch:
         """One step of every environment. actions (E, N, 2)."""
@@ -437,7 +438,7 @@ class SceneVector:
         """(E, N, 2): what the rule-based driver would do now, see `Simulator.rule_actions`.
 
         Raises:
-            WorkerDied: a worker died since the last step.
+            WorkerDied: a worker died since the last step; the next one replaces it.
         """
         if not self._rows:
             raise SceneError("rule_actions() before reset(): call reset(seeds) first")
@@ -538,6 +539,15 @@ class SceneVector:
 
     def _note_seeds(self) -> None:
         self.episode_seed[:] = [seeds.current for seeds in self._seeds]
+
+
+def _end_worker(process: subprocess.Popen[bytes], pipe: Connection) -> None:
+    pipe.close()  # the worker sees the end of its input and exits
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _engine_here() -> bool:

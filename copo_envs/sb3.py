@@ -27,7 +27,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
 
 from copo_envs.outcomes import Outcome
-from copo_envs.scenes import SceneError
+from copo_envs.scenes import SceneError, check_seed
 from copo_envs.vector import SceneVectorEnv
 
 _INFO_KEYS = (
@@ -107,10 +107,14 @@ class SceneVecEnv(VecEnv):
         return obs, rewards.astype(np.float32), dones, dicts
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Determine what happens from the next reset on. None: a fresh seed. Returns the seed of each row's scene."""
+        """Determine what happens from the next reset on. None: a fresh seed. Returns the seed of each row's scene.
+
+        Raises:
+            SceneError: a seed that is none.
+        """
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
-        self._next_seed = int(seed)
+        self._next_seed = check_seed(seed)
         return [self._next_seed + row // self.scenes.num_slots for row in range(self.num_envs)]
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from pettingzoo.utils.env import ParallelEnv
 
-from copo_envs.scenes import SceneError, get_scene, map_seed, scene_options
+from copo_envs.scenes import SceneError, check_seed, get_scene, is_whole, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 RENDER_MODES = ("human", "rgb_array")
@@ -40,16 +40,18 @@ INFO_FIELDS = {
 }
 
 
-def check_render_options(options: Mapping[str, Any], agents: Container[str]) -> None:
-    """Refuse what an environment with these agents cannot draw.
+def check_render_options(options: Any, agents: Container[str]) -> dict[str, Any]:
+    """The render options of an environment with these agents, none for None.
 
     Raises:
-        RenderError: with the value in the sentence.
+        RenderError: no dictionary, or something that the environment cannot draw; with the value in the sentence.
     """
-    if not options:
-        return
+    if options is None:
+        return {}
     from copo_envs.render import RenderError, render_options
 
+    if not isinstance(options, Mapping):
+        raise RenderError(f"render_options={options!r}; use a dictionary such as {{'size': 640}}, or None")
     made = render_options(**options)
     if made.colour_by not in ("vehicle", "speed"):
         raise RenderError(
@@ -58,6 +60,35 @@ def check_render_options(options: Mapping[str, Any], agents: Container[str]) -> 
         )
     if made.follow not in (None, "auto") and made.follow not in agents:
         raise RenderError(f"there is no {made.follow!r} to follow; use auto or one of env.possible_agents")
+    return dict(options)
+
+
+def read_reset_options(options: Any, num_slots: int, stacklevel: int) -> tuple[int | None, str | None]:
+    """The number of vehicles and the maps that `options` of a reset ask for, None where they do not.
+
+    Args:
+        options: None, or a dictionary with "num_agents", "maps" or both. Others are ignored with a warning.
+        num_slots: the most vehicles that there can be.
+        stacklevel: of the warning, as of `warnings.warn`.
+
+    Raises:
+        SceneError: no dictionary, or a number of vehicles that cannot be.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise SceneError(f"reset options are {options!r}; use a dictionary such as {{'num_agents': 1}}, or None")
+    wanted = dict(options or {})
+    num_agents, maps = wanted.pop("num_agents", None), wanted.pop("maps", None)
+    if wanted:
+        # A warning and no refusal, because PettingZoo's own test passes an unknown one.
+        warnings.warn(
+            f"unknown reset option {', '.join(map(repr, wanted))} is ignored; there are 'num_agents' and 'maps'",
+            stacklevel=stacklevel,
+        )
+    if num_agents is not None:
+        if not is_whole(num_agents) or not 1 <= num_agents <= num_slots:
+            raise SceneError(f"num_agents={num_agents!r} at reset; this environment was made for 1 to {num_slots}")
+        num_agents = int(num_agents)
+    return num_agents, maps
 
 
 class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
@@ -94,6 +125,8 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
 
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise SceneError(f"unknown render_mode {render_mode!r}; use None or {', '.join(map(repr, RENDER_MODES))}")
+        if in_process not in (None, True, False):
+            raise SceneError(f"in_process={in_process!r}; use True, False or None")
         self.scene = scene
         self.options = scene_options(scene, **options)
         self.render_mode = render_mode
@@ -115,7 +148,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         self._batch: StepBatch | None = None
         self._episode_seed = self._map_seed = 0
         self._seeds: np.random.Generator | None = None
-        self._render_options = dict(render_options or {})
+        self._render_options: Any = render_options  # checked as soon as the agents have names
         self._renderer: Any = None
         self._window: Any = None
         self.agents = []
@@ -127,7 +160,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
 
     def _name_agents(self, possible_agents: list[str]) -> None:
         self.possible_agents = possible_agents
-        check_render_options(self._render_options, possible_agents)
+        self._render_options = check_render_options(self._render_options, possible_agents)
         self.observation_spaces: dict[str, gymnasium.Space[np.ndarray]] = dict.fromkeys(
             possible_agents, self._obs_space
         )
@@ -214,21 +247,10 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
 
     def _begin_episode(self, seed: int | None, options: dict[str, Any] | None) -> StepBatch:
         """The first batch of an episode; sets `_episode_seed`."""
-        wanted = dict(options or {})
-        num_agents, maps = wanted.pop("num_agents", None), wanted.pop("maps", None)
-        if wanted:
-            # A warning and no refusal, because PettingZoo's own test passes an unknown one.
-            warnings.warn(
-                f"unknown reset option {', '.join(map(repr, wanted))} is ignored; there are 'num_agents' and 'maps'",
-                stacklevel=3,
-            )
-        for name, value in (("num_agents", num_agents), ("seed", seed)):
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if value is not None and not (whole and value >= 0):
-                raise SceneError(f"{name}={value!r} at reset; use a whole number of 0 or more, or None")
+        num_agents, maps = read_reset_options(options, self.num_slots, stacklevel=4)
         if seed is not None:
-            self._seeds = np.random.default_rng(int(seed))
-            episode_seed = int(seed)
+            episode_seed = check_seed(seed)
+            self._seeds = np.random.default_rng(episode_seed)
         else:
             if self._seeds is None:
                 self._seeds = np.random.default_rng()
@@ -236,7 +258,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         map_number = map_seed(self.options, episode_seed, maps)
         if self.render_mode == "human":
             self._open_window()  # refuses before the simulator starts
-        self._batch = self._simulator.reset(episode_seed, None if num_agents is None else int(num_agents), maps)
+        self._batch = self._simulator.reset(episode_seed, num_agents, maps)
         self._episode_seed = episode_seed
         if map_number != self._map_seed:
             self._map_seed, self._renderer = map_number, None  # it has drawn another road

@@ -62,6 +62,21 @@ LEAST = {
 }
 """Options that are whole numbers, and the smallest that each can be."""
 
+MOST = {
+    "horizon": 1_000_000,
+    "delay_done": 1_000_000,
+    "start_seed": 2**31 - 1,
+    "num_scenarios": 2**31 - 1,
+    "heldout_start_seed": 2**31 - 1,
+    "num_heldout": 2**31 - 1,
+    "max_lives": 10_000_000,
+}
+"""The greatest that each can be; `rule_based` is bounded by the spawn places. A view has a name for every life, and
+arrays hold the numbers of maps."""
+
+MAX_SEED = 2**63 - 1
+"""The greatest seed of an episode: arrays hold it."""
+
 
 class SceneError(ValueError):
     """A scene was asked for something it cannot be. The message says what is allowed."""
@@ -123,7 +138,7 @@ def get_scene(name: str) -> Scene:
     Raises:
         SceneError: no such scene.
     """
-    if name not in SCENES:
+    if not isinstance(name, str) or name not in SCENES:
         raise SceneError(f"unknown scene {name!r}; choose one of {', '.join(SCENES)}")
     return SCENES[name]
 
@@ -146,9 +161,12 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
                 f"unknown option {name!r} for {scene}; options are {', '.join(sorted(set(known) - {'scene'}))}"
             )
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    for name in ("num_agents", *LEAST):
+    for name, allowed in (
+        ("num_agents", f"1 to {spec.capacity}"),
+        *((name, f"{least} or more") for name, least in LEAST.items()),
+    ):
         if name in given:
-            given[name] = _whole(name, given[name])
+            given[name] = _whole(name, given[name], allowed)
     rule_based = given.get("rule_based", 0)
     given.setdefault("num_agents", max(1, spec.num_agents - max(0, rule_based)))
     room = spec.capacity - rule_based
@@ -161,8 +179,11 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
     for name, least in LEAST.items():
         if given.get(name, least) < least:
             raise SceneError(f"{name}={given[name]} is too small; use {least} or more")
+    for name, most in MOST.items():
+        if given.get(name, 0) > most:
+            raise SceneError(f"{name}={given[name]} is too large; use {most} or less")
     for name, words in CHOICES.items():
-        if given.get(name, words[0]) not in words:
+        if name in given and not _is_one_of(given[name], words):
             raise SceneError(f"unknown {name} {given[name]!r}; choose one of {', '.join(words)}")
     for name in ("drain", "respawn"):
         if not isinstance(given.get(name, True), (bool, np.bool_)):
@@ -201,7 +222,7 @@ def map_seed(options: SceneOptions, seed: int, maps: str | None = None) -> int:
         SceneError: neither of the two, or held-out maps of a scene that has one map.
     """
     wanted = options.maps if maps is None else maps
-    if wanted not in CHOICES["maps"]:
+    if not _is_one_of(wanted, CHOICES["maps"]):
         raise SceneError(f"unknown maps {wanted!r} at reset; choose one of {', '.join(CHOICES['maps'])}")
     if wanted == "train":
         return options.start_seed + seed % options.num_scenarios
@@ -228,10 +249,30 @@ def _check_maps(options: SceneOptions) -> None:
         )
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise SceneError(f"{name}={value!r} is not a whole number")
+def is_whole(value: Any) -> bool:
+    """Whether the value is a whole number, Python's or NumPy's. True and False are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_seed(seed: Any) -> int:
+    """The seed of an episode.
+
+    Raises:
+        SceneError: it cannot be one.
+    """
+    if not is_whole(seed) or not 0 <= seed <= MAX_SEED:
+        raise SceneError(f"seed={seed!r} at reset; use a whole number of 0 or more, below 2**63, or None")
+    return int(seed)
+
+
+def _whole(name: str, value: Any, allowed: str) -> int:
+    if not is_whole(value):
+        raise SceneError(f"{name}={value!r} is not a whole number; use {allowed}")
     return int(value)
+
+
+def _is_one_of(value: Any, words: tuple[str, ...]) -> bool:
+    return isinstance(value, str) and value in words
 
 
 def check_actions(actions: Any, num_slots: int, active: np.ndarray) -> np.ndarray:

@@ -81,7 +81,12 @@ def check_pettingzoo(
             finally:
                 env.close()
         if seeds:
-            parallel_seed_test(make, cycles)
+            envs = []
+            try:
+                parallel_seed_test(lambda: envs.append(make()) or envs[-1], cycles)
+            finally:  # a failure must not leave this process with an engine
+                for env in envs:
+                    env.close()
 
 
 def check_scene(
@@ -378,6 +383,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m copo_envs.testing", description=(main.__doc__ or "").strip())
     parser.add_argument("--scenes", nargs="+", default=list(SCENES), choices=list(SCENES))
+    parser.add_argument(
+        "--num-agents", nargs="+", type=int, help="numbers of vehicles; left out: 1, 2, the default and the most"
+    )
     parser.add_argument("--cycles", type=int, default=150, help="steps of each of PettingZoo's tests")
     parser.add_argument("--steps", type=int, default=300, help="steps of each check; determinism: and 100 endings")
     args = parser.parse_args(arguments)
@@ -393,7 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"FAILED  {what}: {type(error).__name__}: {error}", flush=True)
 
     for scene in args.scenes:
-        for num_agents in (1, 2, SCENES[scene].num_agents, SCENES[scene].capacity):
+        for num_agents in args.num_agents or sorted({1, 2, SCENES[scene].num_agents, SCENES[scene].capacity}):
             for view in (parallel_env, slots_env):
                 for forwards in (True, False):
                     name = f"{scene}, {num_agents} vehicles, {view.__name__}, {'forwards' if forwards else 'uniform'}"

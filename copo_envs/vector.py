@@ -9,7 +9,6 @@ mask, so it is in the infos: the transition of a row counts where `infos["acted"
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -20,8 +19,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from copo_envs.process import SceneVector
-from copo_envs.scene_env import INFO_FIELDS, RENDER_FPS, check_render_options
-from copo_envs.scenes import SceneError, map_seed, scene_options
+from copo_envs.scene_env import INFO_FIELDS, RENDER_FPS, check_render_options, read_reset_options
+from copo_envs.scenes import SceneError, check_seed, is_whole, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 
@@ -83,8 +82,10 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ):
         if render_mode not in (None, "rgb_array"):
             raise SceneError(f"unknown render_mode {render_mode!r}; use None or 'rgb_array'")
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+        if not is_whole(num_envs) or num_envs < 1:
             raise SceneError(f"num_envs={num_envs!r}; use a whole number of scenes, 1 or more")
+        if not isinstance(in_process, bool):
+            raise SceneError(f"in_process={in_process!r}; use True or False")
         if in_process and num_envs != 1:
             raise SceneError(f"in_process=True with num_envs={num_envs}; this process holds one scene: use num_envs=1")
         self.scene = scene
@@ -103,9 +104,9 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._render_options = dict(render_options or {})
         lives = {f"agent_{life}" for life in range(self.options.max_lives)}
-        check_render_options(self._render_options, lives | {f"slot_{slot}" for slot in range(self.num_slots)})
+        agents = lives | {f"slot_{slot}" for slot in range(self.num_slots)}
+        self._render_options = check_render_options(render_options, agents)
         self._renderers: list[Any] = [None] * self.num_scenes
         self._map_seeds = np.zeros(self.num_scenes, np.int64)
         self._maps: str | None = None
@@ -129,31 +130,23 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             SceneError: a seed or number of agents that is none, or maps that there are not.
         """
-        wanted = dict(options or {})
-        num_agents, maps = wanted.pop("num_agents", None), wanted.pop("maps", None)
-        if "reset_mask" in wanted:
+        if isinstance(options, Mapping) and "reset_mask" in options:
             raise SceneError("reset option 'reset_mask': single rows cannot be reset, they reset themselves")
-        if wanted:
-            warnings.warn(
-                f"unknown reset option {', '.join(map(repr, wanted))} is ignored; there are 'num_agents' and 'maps'",
-                stacklevel=2,
-            )
-        if num_agents is not None:
-            _check_whole("num_agents", num_agents)
+        num_agents, maps = read_reset_options(options, self.num_slots, stacklevel=3)
         if seed is None:
             seeds = [int(number) for number in self.np_random.integers(2**31, size=self.num_scenes)]
-        elif isinstance(seed, (list, tuple, np.ndarray)):
+        elif isinstance(seed, (list, tuple)) or (isinstance(seed, np.ndarray) and seed.ndim):
             if len(seed) != self.num_scenes:
                 raise SceneError(f"{len(seed)} seeds for {self.num_scenes} scenes; give one each, or a single number")
-            seeds = [_check_whole("seed", number) for number in seed]
+            seeds = [check_seed(number) for number in seed]
             self._np_random = np.random.default_rng(seeds)
             self._np_random_seed = -1  # gymnasium's word for: not from a single number
         else:
-            first = _check_whole("seed", seed)
+            first = check_seed(seed)
+            seeds = [check_seed(first + scene) for scene in range(self.num_scenes)]
             super().reset(seed=first)
-            seeds = [first + scene for scene in range(self.num_scenes)]
         map_seed(self.options, seeds[0], maps)  # refuses maps that there are not
-        batch = self._scenes.reset(seeds, None if num_agents is None else int(num_agents), maps)
+        batch = self._scenes.reset(seeds, num_agents, maps)
         self._started, self._maps = True, maps
         self._note()
         return self._rows(batch.obs), self._infos(batch)
@@ -281,9 +274,3 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             final[key], final[f"_{key}"] = values, ended.copy()
         infos["final_obs"], infos["_final_obs"] = np.full(self.num_envs, None, dtype=object), ended.copy()
         infos["final_info"], infos["_final_info"] = final, ended.copy()
-
-
-def _check_whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise SceneError(f"{name}={value!r} at reset; use a whole number of 0 or more, or None")
-    return int(value)

@@ -17,6 +17,7 @@ from pettingzoo.utils.conversions import parallel_to_aec
 from copo_envs import particles_v0
 from copo_envs.lives_env import LivesEnv, parallel_env
 from copo_envs.outcomes import Outcome
+from copo_envs.render import RenderError
 from copo_envs.scenes import SCENES, SceneError
 from copo_envs.testing import (
     check_deterministic,
@@ -134,6 +135,7 @@ def test_repeatable() -> None:
         ("tollgate", 40, 3),
         ("bottleneck", 50, 3),
         ("pg_map", 60, 3),
+        ("roundabout", 30, 3),
     ],
 )
 def test_repeatable_on_metadrive(scene: str, steps: int, endings: int) -> None:
@@ -265,20 +267,27 @@ def test_other_refusals() -> None:
         parallel_env("particles", render_mode="ansi")
     with pytest.raises(SceneError, match="unknown option 'num_cars'"):
         parallel_env("particles", num_cars=3)
+    with pytest.raises(SceneError, match="in_process='no'; use True, False or None"):
+        parallel_env("particles", in_process="no")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RenderError, match=r"render_options=640; use a dictionary such as {'size': 640}, or None"):
+        parallel_env("particles", render_options=640)
     env = parallel_env("particles", num_agents=2, horizon=2)
     for call in (lambda: env.step({}), env.state):
         with pytest.raises(SceneError, match=r"has not been reset: call reset\(\) first"):
             call()
     with pytest.raises(SceneError, match="num_agents=3 at reset; this environment was made for 1 to 2"):
         env.reset(options={"num_agents": 3})
-    with pytest.raises(SceneError, match="num_agents='two' at reset; use a whole number"):
+    with pytest.raises(SceneError, match="num_agents='two' at reset; this environment was made for 1 to 2"):
         env.reset(options={"num_agents": "two"})
     with pytest.raises(SceneError, match="unknown maps 'new' at reset; choose one of train, heldout"):
         env.reset(options={"maps": "new"})
     with pytest.raises(SceneError, match="maps='heldout', but particles has one map; only pg_map has held-out ones"):
         env.reset(options={"maps": "heldout"})
-    with pytest.raises(SceneError, match="seed=-1 at reset; use a whole number of 0 or more, or None"):
-        env.reset(seed=-1)
+    for seed in (-1, 1.5, 2**63):
+        with pytest.raises(SceneError, match=f"seed={seed} at reset; use a whole number of 0 or more, below 2"):
+            env.reset(seed=seed)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SceneError, match=r"reset options are 2; use a dictionary such as {'num_agents': 1}, or None"):
+        env.reset(options=2)  # pyright: ignore[reportArgumentType]
     with pytest.warns(UserWarning, match="unknown reset option 'agents' is ignored; there are 'num_agents' and 'maps'"):
         env.reset(options={"agents": 1})
     with pytest.raises(SceneError, match="no action for 'agent_1'; step\\(\\) takes one for every agent"):

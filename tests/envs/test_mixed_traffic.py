@@ -82,6 +82,19 @@ def test_agents_count_their_lives_from_zero():
     assert seen == set(range(len(seen))) and len(seen) > 6
 
 
+@pytest.mark.parametrize("seed", [3, 12, 15])
+def test_an_episode_without_lives_left_ends_with_its_last_agent(seed: int):
+    # The life that began last, a rule-based vehicle's, has ended before the agent does.
+    simulator: Any = local_simulator(scene_options("particles", num_agents=1, rule_based=6, max_lives=8, delay_done=1))
+    batch, rng = simulator.reset(seed), np.random.default_rng(seed)
+    clock = 0
+    while not batch.episode_over:
+        clock = int(batch.episode_step)
+        batch = simulator.step(np.array([[rng.normal(0, 0.3), 1.0]]).clip(-1, 1))
+    assert batch.episode_step == clock + 1 and not simulator.simulator.batch.episode_over
+    assert 7 not in simulator.simulator.batch.life and len(simulator.traffic()) > 0
+
+
 def test_views_and_workers_agree():
     def make(**more: Any) -> Any:
         return parallel_env("particles", num_agents=3, rule_based=5, horizon=50, **more)

@@ -24,6 +24,7 @@ from copo_envs.process import (
     DeferredSimulator,
     ProcessSimulator,
     SceneVector,
+    WorkerDied,
     WorkerError,
     WorkerRestartWarning,
     local_simulator,
@@ -129,6 +130,19 @@ def test_a_killed_worker_says_how_it_died_and_can_be_reset(
     assert_same(simulator.reset(2), ParticlesSimulator(OPTIONS).reset(2))
 
 
+@pytest.mark.parametrize("view", [copo_envs.parallel_env, copo_envs.slots_env])
+def test_the_pettingzoo_views_say_so_too(view: Any, closing: Callable[[Any], Any]):
+    env, undisturbed = (closing(view("particles", in_process=False, num_agents=3)) for _ in range(2))
+    env.reset(seed=1)
+    kill(env._simulator)
+    still = dict.fromkeys(env.agents, np.zeros(2))
+    for _ in range(2):
+        with pytest.raises(WorkerError, match=r"the worker process of particles died .* its episode is lost: reset"):
+            env.step(still)
+    for agent, obs in undisturbed.reset(seed=2)[0].items():
+        np.testing.assert_array_equal(env.reset(seed=2)[0][agent], obs)
+
+
 def test_a_worker_killed_in_the_middle_of_a_step(closing: Callable[[ProcessSimulator], ProcessSimulator]):
     simulator = closing(ProcessSimulator(OPTIONS))
     simulator.reset(1)
@@ -186,6 +200,9 @@ def test_a_scene_can_be_pickled_until_it_starts():
     with pytest.raises(TypeError, match="cannot be pickled; make it and pickle it before the first reset"):
         pickle.dumps(copy)
     copy.close()
+    again = pickle.loads(pickle.dumps(copy))  # closed is as good as new
+    assert_same(again.reset(5), ParticlesSimulator(OPTIONS).reset(5))
+    again.close()
     deferred = make_simulator(OPTIONS)
     assert_same(pickle.loads(pickle.dumps(deferred)).reset(5), ParticlesSimulator(OPTIONS).reset(5))
 
@@ -388,6 +405,25 @@ def test_a_worker_that_died_between_episodes_is_replaced_at_a_reset():
             assert_same(batch.row(env), twin.reset([seed]).row(0))
 
 
+@pytest.mark.parametrize("call", ["set_num_agents", "rule_actions", "scenery"])
+def test_a_death_that_another_call_meets_is_mended_by_the_next_step(call: str):
+    still = np.zeros((2, 5, 2))
+    with SceneVector(OPTIONS, 2, restart=True) as vector, SceneVector(OPTIONS, 0) as twin:
+        vector.reset([1, 2])
+        twin.reset([2])
+        kill(vector._workers[0])
+        if call == "set_num_agents":
+            vector.set_num_agents(3)
+        else:
+            with pytest.raises(WorkerDied, match="killed by SIGKILL"):
+                getattr(vector, call)(*([0] if call == "scenery" else []))
+        with pytest.warns(WorkerRestartWarning):
+            batch = vector.step(still)
+        assert vector.restarted.tolist() == [True, False] and batch.truncated[0].all()
+        assert batch.active[0].sum() == (3 if call == "set_num_agents" else 5)
+        assert_same(batch.row(1), twin.step(still[:1]).row(0))
+
+
 def test_an_error_in_the_simulation_is_no_death():
     broken = SceneOptions("particles", num_agents=2, horizon="soon", max_lives=10)  # pyright: ignore[reportArgumentType]
     with SceneVector(broken, 1, restart=True) as vector:
@@ -456,6 +492,31 @@ def test_a_script_needs_no_main_guard_and_its_workers_end_when_it_is_killed(tmp_
     first, pids = result.stdout.splitlines()  # once: no worker has run the script again
     assert first == "script" and result.returncode == -signal.SIGKILL and not result.stderr
     assert len(pids.split()) == 2 and all(wait_until_gone(int(pid)) for pid in pids.split())
+
+
+FORGETFUL = """\
+import threading
+import copo_envs
+
+envs = [copo_envs.parallel_env("particles", in_process=False), copo_envs.vector_env("particles", 2)]
+for env in envs:
+    env.reset(seed=0)
+threading.kept = envs  # they go when modules do, late
+print(envs[0]._simulator._process.pid, *(worker._process.pid for worker in envs[1]._scenes._workers))
+"""
+
+
+def test_a_script_that_closes_nothing_ends_quietly_and_so_do_its_workers() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", FORGETFUL],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0 and result.stderr == ""
+    pids = [int(pid) for pid in result.stdout.split()]
+    assert len(pids) == 3 and not any(alive(pid) for pid in pids)
 
 
 def test_simulators_share_one_protocol():

@@ -70,6 +70,9 @@ def test_seeds_and_options(closing: Closing) -> None:
     np.testing.assert_array_equal(venv.reset(), first)
     np.testing.assert_array_equal(venv.reset(), second)
     assert venv.seed() != venv.seed()
+    for seed in (-1, 1.5, "1"):
+        with pytest.raises(SceneError, match=f"seed={seed!r} at reset; use a whole number of 0 or more"):
+            venv.seed(seed)  # pyright: ignore[reportArgumentType]
     venv.set_options({"num_agents": 1})
     assert venv.reset().any(axis=1).tolist() == [True, False, False]
     assert venv.reset().any(axis=1).all()

@@ -50,8 +50,11 @@ def test_numpy_numbers_are_numbers() -> None:
     [
         ({"num_agents": 0}, "num_agents=0 does not fit bottleneck: 48 spawn places; use 1 to 48"),
         ({"num_agents": 49}, "num_agents=49 does not fit bottleneck: 48 spawn places; use 1 to 48"),
-        ({"num_agents": 3.5}, "num_agents=3.5 is not a whole number"),
-        ({"num_agents": True}, "num_agents=True is not a whole number"),
+        ({"num_agents": 3.5}, "num_agents=3.5 is not a whole number; use 1 to 48"),
+        ({"num_agents": True}, "num_agents=True is not a whole number; use 1 to 48"),
+        ({"horizon": float("nan")}, "horizon=nan is not a whole number; use 1 or more"),
+        ({"horizon": 10**30}, f"horizon={10**30} is too large; use 1000000 or less"),
+        ({"max_lives": 10**8}, "max_lives=100000000 is too large; use 10000000 or less"),
         ({"horizon": 0}, "horizon=0 is too small; use 1 or more"),
         ({"delay_done": 0}, "delay_done=0 is too small; use 1 or more"),
         ({"start_seed": -1}, "start_seed=-1 is too small; use 0 or more"),
@@ -80,6 +83,17 @@ def test_refusals(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SceneError) as refusal:
         scene_options("bottleneck", **options)
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", set(SceneOptions.__dataclass_fields__) - {"scene"})
+def test_every_option_refuses_what_it_cannot_be(name: str) -> None:
+    for value in ("x", 1.5, float("nan"), -1, 10**30, [1], {}, b"y", np.array([1, 2]), np.array("train")):
+        for scene in ("pg_map", "particles"):
+            with pytest.raises(SceneError) as refusal:
+                scene_options(scene, **{name: value})
+            sentence = str(refusal.value)
+            assert name in sentence and repr(value) in sentence and "\n" not in sentence
+            assert "; use " in sentence or "; choose one of " in sentence
 
 
 @pytest.mark.parametrize(
@@ -122,6 +136,8 @@ def test_the_map_of_an_episode() -> None:
 def test_unknown_scene() -> None:
     with pytest.raises(SceneError, match="unknown scene 'crossroads'; choose one of roundabout, intersection"):
         get_scene("crossroads")
+    with pytest.raises(SceneError, match=r"unknown scene \['intersection'\]; choose one of"):
+        get_scene(["intersection"])  # pyright: ignore[reportArgumentType]
 
 
 def test_importing_the_package_imports_neither_torch_nor_metadrive() -> None:

@@ -52,14 +52,16 @@ def test_population_contract(scene: str, closing: Closing) -> None:
 
 @pytest.mark.parametrize("scene", METADRIVE_SCENES)
 def test_number_of_vehicles_at_reset(scene: str, closing: Closing) -> None:
-    simulator = closing(simulator_of(scene, num_agents=6))
+    simulator: Any = closing(simulator_of(scene, num_agents=6))
     assert simulator.reset(0, 2).active.sum() == 2
+    engine = simulator.metadrive.engine
     first = simulator.reset(0).obs.copy()
     assert first.any(axis=1).all()
     assert check_simulator(simulator, steps=80, num_agents=3) > 0
     for count in (1, 6, 2):
         assert simulator.reset(0, count).active.sum() == count
     np.testing.assert_array_equal(simulator.reset(0).obs, first)
+    assert simulator.metadrive.engine is engine  # no new one
     with pytest.raises(SceneError, match="num_agents=7 at reset; this environment was made for 1 to 6"):
         simulator.reset(0, 7)
 
@@ -93,9 +95,11 @@ def test_wrecks_wait_and_hold_places(closing: Closing) -> None:
     assert 10 <= batch.episode_step - clock <= 13
 
 
-@pytest.mark.parametrize("scene", ["parking_lot", "bottleneck"])
-def test_newborns_do_not_land_on_others(scene: str, closing: Closing) -> None:
-    simulator = closing(simulator_of(scene))
+@pytest.mark.parametrize(
+    ("scene", "geometry"), [("parking_lot", "published"), ("parking_lot", "metadrive"), ("bottleneck", "published")]
+)
+def test_newborns_do_not_land_on_others(scene: str, geometry: str, closing: Closing) -> None:
+    simulator = closing(simulator_of(scene, geometry=geometry))
     rng = np.random.default_rng(0)
     batch, births = simulator.reset(2), 0
     for _ in range(150):
@@ -137,6 +141,36 @@ def test_two_geometries(closing: Closing) -> None:
     assert len(published) == len(metadrive)
     assert sum(published) < sum(metadrive)  # the centre line is solid in one and broken in the other
     assert yellow_lines("published") == published
+
+
+@pytest.mark.parametrize(
+    ("geometry", "sidewalk", "surface", "booth"),
+    [("published", (0.6, 3.0), 0.6, (4.51, 1.852)), ("metadrive", (0.2, 2.0), 0.0, (10.0, 3.5))],
+)
+def test_the_sizes_of_the_two_geometries(
+    geometry: str, sidewalk: tuple[float, float], surface: float, booth: tuple[float, float], closing: Closing
+) -> None:
+    from metadrive.component.buildings.tollgate_building import TollGateBuilding
+    from metadrive.utils.pg.utils import ray_localization
+
+    simulator: Any = closing(simulator_of("tollgate", num_agents=2, geometry=geometry))
+    simulator.reset(0)
+    env = simulator.metadrive
+    index = (">", ">>", 2)  # straight, the outermost of its road
+    lane = env.current_map.road_network.get_lane(index)
+    corners = np.array(env.current_map.blocks[0].sidewalks[str(index)]["polygon"])
+    across = np.abs([lane.local_coordinates(corner)[1] for corner in corners]) - lane.width / 2
+    assert across.min() == pytest.approx(sidewalk[0]) and np.ptp(across) == pytest.approx(sidewalk[1])
+
+    def found_there(outside: float) -> bool:
+        """Whether a vehicle so far outside the lane's line is still on the lane."""
+        place = lane.position(lane.length / 2, lane.width / 2 + outside)
+        here = ray_localization(lane.heading_at(0), place, env.engine, use_heading_filter=False)
+        return index in [where for _, where, _ in here]
+
+    assert found_there(surface - 0.1) and not found_there(surface + 0.1)
+    booths = [thing for thing in env.engine.get_objects().values() if isinstance(thing, TollGateBuilding)]
+    assert booths and {(thing.LENGTH, thing.WIDTH) for thing in booths} == {booth}
 
 
 def test_pg_map_has_many_roads(closing: Closing) -> None:
@@ -276,6 +310,14 @@ def test_the_episode_ends_with_its_last_life(closing: Closing) -> None:
         lives |= set(batch.life[batch.active].tolist())
     assert lives == {0, 1, 2}
     assert batch.terminated.any() and len(simulator.wrecks()) >= 1  # the last one still stands there
+    simulator.close()
+
+    simulator = closing(simulator_of("roundabout", num_agents=6, respawn=False))
+    batch = simulator.reset(1)
+    while not batch.episode_over:
+        batch = simulator.step(forwards(batch, steering=0.1))
+        assert not batch.spawned.any()
+    assert batch.terminated.any() and len(simulator.wrecks()) == 6 and batch.episode_step < 1000
 
 
 def test_one_engine_per_process_and_no_pickle_of_it(closing: Closing) -> None:

@@ -150,6 +150,7 @@ def test_refusals(closing: Closing) -> None:
     options: tuple[tuple[dict[str, Any], str], ...] = (
         ({"num_envs": 0}, "num_envs=0; use a whole number of scenes, 1 or more"),
         ({"num_envs": 2.0}, "num_envs=2.0; use"),
+        ({"in_process": None}, "in_process=None; use True or False"),
         ({"num_envs": 2, "in_process": True}, "in_process=True with num_envs=2"),
         ({"render_mode": "human"}, "unknown render_mode 'human'; use None or 'rgb_array'"),
         ({"num_agents": 33}, "num_agents=33 does not fit particles"),
@@ -166,6 +167,9 @@ def test_refusals(closing: Closing) -> None:
         ({"seed": -1}, "seed=-1 at reset; use a whole number"),
         ({"seed": [1, 2]}, "2 seeds for 1 scenes; give one each"),
         ({"seed": 1.5}, "seed=1.5 at reset"),
+        ({"seed": 2**63}, f"seed={2**63} at reset; use a whole number of 0 or more, below 2\\*\\*63, or None"),
+        ({"seed": np.array("3")}, r"seed=array\('3'.* at reset"),
+        ({"options": "num_agents"}, "reset options are 'num_agents'; use a dictionary"),
         ({"options": {"num_agents": 9}}, "num_agents=9 at reset"),
         ({"options": {"num_agents": "2"}}, "num_agents='2' at reset"),
         ({"options": {"reset_mask": np.ones(2, bool)}}, "'reset_mask'.* they reset themselves"),
