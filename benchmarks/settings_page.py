@@ -15,9 +15,10 @@ from benchmarks.results_folder import WINDOW, best_success, windowed_success
 RESULTS = Path(__file__).parent / "results"
 TRIED = RESULTS / "settings"
 DOCS = Path(__file__).parent.parent / "docs" / "algorithms"
-PAGES = {"neighbour-rule": DOCS / "README.md", "clipping": DOCS / "ppo.md"}
+PAGES = {"neighbour-rule": DOCS / "README.md", "clipping": DOCS / "ppo.md", "iteration": DOCS / "ppo.md"}
 """Name of a table -> the page that shows it."""
 LOOSE, TIGHT = "`clip_coef` 0.3, `value_clip` 10", "0.2, 100 (default)"
+CELLS = RESULTS / "intersection"
 TABLES = {
     "neighbour-rule": {
         "`ours`, seed 0": TRIED / "loose_ours_seed0.csv",
@@ -25,17 +26,27 @@ TABLES = {
         "`ours`, seed 100": TRIED / "loose_ours_seed100.csv",
         "`tf`, seed 100": TRIED / "loose_tf_seed100.csv",
     },
+    "iteration": {
+        "CoPO, 1,600 env steps, seed 100": TRIED / "tight_ours_seed100.csv",
+        "CoPO, 800 (default), seed 100": TRIED / "every800_seed100.csv",
+        "CoPO, 800, 3 epochs with `learning_rate` 5e-4, seed 100": TRIED / "every800_3epochs_seed100.csv",
+        "CoPO, 400, seed 100": TRIED / "every400_seed100.csv",
+        "CoPO, 1,600, seed 0": TRIED / "tight_ours_seed0.csv",
+        "CoPO, 800 (default), seed 0": CELLS / "copo" / "seed0" / "metrics.csv",
+        "IPPO, 1,600, seed 0": TRIED / "tight_ippo_seed0.csv",
+        "IPPO, 800 (default), seed 0": CELLS / "ippo" / "seed0" / "metrics.csv",
+    },
     "clipping": {
         f"CoPO, {LOOSE}, seed 100": TRIED / "loose_ours_seed100.csv",
         f"CoPO, {TIGHT}, seed 100": TRIED / "tight_ours_seed100.csv",
         f"CoPO, {LOOSE}, seed 0": TRIED / "loose_ours_seed0.csv",
-        f"CoPO, {TIGHT}, seed 0": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+        f"CoPO, {TIGHT}, seed 0": TRIED / "tight_ours_seed0.csv",
         f"IPPO, {LOOSE}, seed 0": TRIED / "loose_ippo_seed0.csv",
-        f"IPPO, {TIGHT}, seed 0": RESULTS / "intersection" / "ippo" / "seed0" / "metrics.csv",
+        f"IPPO, {TIGHT}, seed 0": TRIED / "tight_ippo_seed0.csv",
     },
 }
 """Name of a table -> run -> its metrics."""
-MARKS = (40_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
+MARKS = (40_000, 60_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
 
 
 def success_at(metrics: pd.DataFrame, env_steps: int) -> float | None:
