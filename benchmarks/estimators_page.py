@@ -1,6 +1,6 @@
 """The page on the estimators of the meta-gradient: `python -m benchmarks.estimators_page` draws and fills it in.
 
-Reads what `python -m benchmarks.estimators` has written.
+Reads what `python -m benchmarks.estimators` has written, as many setups as there are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.estimators import ESTIMATORS, SETUPS
 from benchmarks.markdown import read_page, replace_block, write_page
+from copo_algos.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "estimators"
@@ -70,15 +71,18 @@ def tables(runs: dict[str, pd.DataFrame]) -> str:
     return "\n".join(lines)
 
 
-def about() -> str:
+def about(runs: dict[str, pd.DataFrame]) -> str:
     """Where the figures come from."""
-    found = [json.loads((RESULTS / setup / "provenance.json").read_text()) for setup in SETUPS]
-    settings = json.loads((RESULTS / "per_sample" / "config.json").read_text())
+    found = [json.loads((RESULTS / setup / "provenance.json").read_text()) for setup in runs]
+    settings = json.loads((RESULTS / next(iter(runs)) / "config.json").read_text())
     versions = ", ".join(f"{name} {version}" for name, version in found[0]["versions"].items())
     dates = ", ".join(sorted({one["date"] for one in found}))
+    lengths = ", ".join(
+        f"{NAMES[setup]}: {metrics['env_steps'].iloc[-1]:,} env steps" for setup, metrics in runs.items()
+    )
     return (
-        f"CoPO on {settings['scene']}, seed {settings['seed']}, {settings['total_steps']:,} env steps, one training "
-        f"per setup; windows of {WINDOW:,} env steps. {found[0]['hardware']}; {versions}; {dates}."
+        f"CoPO on {settings['scene']}, seed {settings['seed']}, one training per setup ({lengths}); windows of "
+        f"{WINDOW:,} env steps. {found[0]['hardware']}; {versions}; {dates}."
     )
 
 
@@ -93,13 +97,14 @@ def draw(runs: dict[str, pd.DataFrame], path: Path) -> None:
         phi.plot(metrics["env_steps"] / 1000, metrics["lcf_mean_deg"], color=line.get_color())
         low, high = (metrics["lcf_mean_deg"] + side * metrics["lcf_std_deg"] for side in (-1, 1))
         phi.fill_between(metrics["env_steps"] / 1000, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    table = windowed(runs["per_sample"])
+    setup, metrics = list(runs.items())[-1]
+    table = windowed(metrics)
     for name in ESTIMATORS:
         sign.plot(table["env_steps"] / 1000, 100 * table[f"{name}_positive"], label=SAYS[name])
     sign.axhline(50, color="grey", linewidth=0.8, linestyle=":")
     for axes, title in ((success, "success, %"), (phi, "phi, degrees: mean, band of one std"), (sign, "")):
         axes.set(title=title, xlabel="env steps, thousands")
-    sign.set(title="minibatches that push phi down, %", ylim=(0, 100))
+    sign.set(title=f"minibatches that push phi down, %\n({NAMES[setup]})", ylim=(0, 100))
     success.legend(fontsize=8)
     sign.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,10 +113,22 @@ def draw(runs: dict[str, pd.DataFrame], path: Path) -> None:
 
 def fill(page: str, runs: dict[str, pd.DataFrame]) -> str:
     """The page with the figures in their place."""
-    return replace_block(page, "estimators", f"{tables(runs)}\n\n{about()}", PAGE)
+    return replace_block(page, "estimators", f"{tables(runs)}\n\n{about(runs)}", PAGE)
+
+
+def main() -> None:
+    """Draw and fill in what there is.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    there = [setup for setup in SETUPS if (RESULTS / setup / "metrics.csv").exists()]
+    if not there:
+        raise UserError(f"no trainings in {RESULTS}; make some with: python -m benchmarks.estimators")
+    runs = {setup: pd.read_csv(RESULTS / setup / "metrics.csv") for setup in there}
+    draw(runs, PICTURE)
+    write_page(PAGE, fill(read_page(PAGE), runs))
 
 
 if __name__ == "__main__":
-    runs = {setup: pd.read_csv(RESULTS / setup / "metrics.csv") for setup in SETUPS}
-    draw(runs, PICTURE)
-    write_page(PAGE, fill(read_page(PAGE), runs))
+    main()
