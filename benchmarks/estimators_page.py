@@ -104,6 +104,7 @@ def draw(runs: dict[str, pd.DataFrame], path: Path) -> None:
     sign.axhline(50, color="grey", linewidth=0.8, linestyle=":")
     for axes, title in ((success, "success, %"), (phi, "phi, degrees: mean, band of one std"), (sign, "")):
         axes.set(title=title, xlabel="env steps, thousands")
+    success.set(ylim=(0, 100))
     sign.set(title=f"minibatches that push phi down, %\n({NAMES[setup]})", ylim=(0, 100))
     success.legend(fontsize=8)
     sign.legend(fontsize=8)
