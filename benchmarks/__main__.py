@@ -11,8 +11,7 @@ import tyro
 from benchmarks.released import ReleasedConfig, released
 from benchmarks.report import ReportConfig, report
 from benchmarks.run import RunConfig, run
-from copo_algos.errors import UserError
-from copo_envs.scenes import SceneError
+from copo_algos.command import exit_code
 
 Command = (
     Annotated[RunConfig, tyro.conf.subcommand("run", prefix_name=False)]
@@ -29,21 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks",
         description="Train, evaluate and report algorithms x scenes x seeds.",
     )
-    name = {RunConfig: "run", ReportConfig: "report", ReleasedConfig: "released"}[type(config)]
-    try:
-        if isinstance(config, RunConfig):
-            run(config)
-        elif isinstance(config, ReleasedConfig):
-            released(config)
-        else:
-            report(config)
-    except (UserError, SceneError) as error:
-        print(f"benchmarks {name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"benchmarks {name}: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    name, work = {
+        RunConfig: ("run", run),
+        ReportConfig: ("report", report),
+        ReleasedConfig: ("released", released),
+    }[type(config)]
+    return exit_code(f"benchmarks {name}", lambda: work(config), "stopped; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ import tyro
 
 from benchmarks.origin import origin
 from benchmarks.suite import CONFIG, METRICS, PROVENANCE, is_complete
+from copo_algos.command import exit_code
 from copo_algos.config import PresetName, TrainConfig, preset, with_values
-from copo_algos.errors import UserError
 from copo_algos.lcf import (
     coordinated_advantage,
     log_prob_directional,
@@ -133,8 +133,4 @@ def main(config: EstimatorsConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(EstimatorsConfig, prog="python -m benchmarks.estimators"))
-    except UserError as error:
-        print(f"estimators: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code("estimators", lambda: main(tyro.cli(EstimatorsConfig, prog="python -m benchmarks.estimators"))))

@@ -6,6 +6,7 @@ Reads what `python -m benchmarks.estimators` has written, as many setups as ther
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.estimators import ESTIMATORS, SETUPS
 from benchmarks.markdown import read_page, replace_block, write_page
+from copo_algos.command import exit_code
 from copo_algos.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -132,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("estimators_page", main))

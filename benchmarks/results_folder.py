@@ -15,7 +15,7 @@ from benchmarks.published import TITLES
 from benchmarks.suite import CONFIG, EVALUATIONS, METRICS, PROVENANCE, Cell
 from copo_algos import scores
 from copo_algos.algorithms import ALGORITHMS
-from copo_algos.curriculum import SHARES, vehicles_at
+from copo_algos.curriculum import everybody_drives
 from copo_algos.errors import UserError
 from copo_algos.evaluate import LIVES, SUMMARY
 from copo_algos.logs import RECENT_EPISODES
@@ -111,12 +111,8 @@ def comparable(result: Result) -> pd.DataFrame:
     metrics = result.metrics
     if not (result.cell.algorithm in ALGORITHMS and ALGORITHMS[result.cell.algorithm].curriculum):
         return metrics
-    full = np.array(
-        [
-            vehicles_at(int(steps), result.config["total_steps"], len(SHARES)) == len(SHARES)
-            for steps in metrics["env_steps"].shift(fill_value=0)
-        ]
-    )
+    begins, total = metrics["env_steps"].shift(fill_value=0), result.config["total_steps"]
+    full = np.array([everybody_drives(int(steps), total) for steps in begins])
     last = metrics[full].copy()
     since = last["episodes"] - metrics[~full]["episodes"].max() if "episodes" in metrics else pd.Series(0, last.index)
     last.loc[since < RECENT_EPISODES, "success_rate_100ep"] = np.nan

@@ -19,6 +19,7 @@ import tyro
 
 from benchmarks.origin import write_measurement
 from benchmarks.train_cost import worker_cpu_seconds
+from copo_algos.command import exit_code
 from copo_algos.config import PresetName, TrainConfig, check, preset, with_values
 from copo_algos.errors import UserError
 from copo_algos.logs import RECENT_LIVES
@@ -101,8 +102,4 @@ def main(config: ScoreConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(ScoreConfig, prog="python -m benchmarks.time_to_score"))
-    except UserError as error:
-        print(f"time_to_score: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code("time_to_score", lambda: main(tyro.cli(ScoreConfig, prog="python -m benchmarks.time_to_score"))))

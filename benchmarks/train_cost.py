@@ -20,6 +20,7 @@ import tyro
 
 from benchmarks.origin import write_measurement
 from copo_algos.algorithms import ALGORITHMS
+from copo_algos.command import exit_code
 from copo_algos.config import PresetName, check, preset, with_values
 from copo_algos.errors import UserError
 from copo_algos.train import LEARNING_THREADS, Trainer
@@ -108,8 +109,4 @@ def main(config: CostConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(CostConfig, prog="python -m benchmarks.train_cost"))
-    except UserError as error:
-        print(f"train_cost: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code("train_cost", lambda: main(tyro.cli(CostConfig, prog="python -m benchmarks.train_cost"))))

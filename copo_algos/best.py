@@ -12,7 +12,7 @@ from copo_algos import scores
 from copo_algos.algorithms import get_algorithm
 from copo_algos.checkpoint import best_success, keep_best
 from copo_algos.config import TrainConfig
-from copo_algos.curriculum import vehicles_at
+from copo_algos.curriculum import everybody_drives
 from copo_algos.evaluate import EvaluateConfig, drive, plan
 from copo_algos.logs import MetricsLog
 from copo_algos.policy import load_policy
@@ -115,4 +115,4 @@ def has_all_vehicles(config: TrainConfig, env_steps: int) -> bool:
     """
     if not get_algorithm(config.algorithm).curriculum:
         return True
-    return vehicles_at(max(0, env_steps - config.iteration_steps), config.total_steps, 100) == 100
+    return everybody_drives(max(0, env_steps - config.iteration_steps), config.total_steps)

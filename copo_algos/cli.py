@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    if command not in ("train", "evaluate", "watch"):
+    if command not in COMMANDS:
         print(
             f"unknown command {command!r}; choose train, evaluate or watch\n" if command else "",
             end="",
@@ -43,46 +43,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
+    from copo_algos.command import exit_code
+
+    return exit_code(f"copo {command}", lambda: COMMANDS[command](arguments))
+
+
+def _train(arguments: list[str]) -> None:
     import tyro
 
-    from copo_algos.errors import UserError
-    from copo_algos.interrupts import Interrupted
-    from copo_envs.process import WorkerError
-    from copo_envs.scenes import SceneError
+    from copo_algos.config import PRESETS, TrainConfig, preset
+    from copo_algos.train import train
 
-    try:
-        if command == "train":
-            from copo_algos.config import PRESETS, TrainConfig, preset
-            from copo_algos.train import train
+    name = _preset_name(arguments)
+    # An unknown name goes to the parser, whose message lists the known ones.
+    default = preset(name if name in PRESETS else "default", algorithm=tyro.MISSING)
+    train(
+        tyro.cli(
+            TrainConfig,
+            args=arguments,
+            prog="copo train",
+            default=default,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    )
 
-            name = _preset_name(arguments)
-            # An unknown name goes to the parser, whose message lists the known ones.
-            default = preset(name if name in PRESETS else "default", algorithm=tyro.MISSING)
-            train(
-                tyro.cli(
-                    TrainConfig,
-                    args=arguments,
-                    prog="copo train",
-                    default=default,
-                    config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-                )
-            )
-        elif command == "evaluate":
-            from copo_algos.evaluate import EvaluateConfig, evaluate
 
-            evaluate(tyro.cli(EvaluateConfig, args=arguments, prog="copo evaluate"))
-        else:
-            from copo_algos.watch import WatchConfig, show, watch
+def _evaluate(arguments: list[str]) -> None:
+    import tyro
 
-            config = tyro.cli(WatchConfig, args=_follow_auto(arguments), prog="copo watch")
-            (show if config.window else watch)(config)
-    except (UserError, SceneError, WorkerError) as error:
-        print(f"copo {command}: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Interrupted) as error:
-        print(f"copo {command}: {str(error) or 'stopped'}", file=sys.stderr)
-        return 130
-    return 0
+    from copo_algos.evaluate import EvaluateConfig, evaluate
+
+    evaluate(tyro.cli(EvaluateConfig, args=arguments, prog="copo evaluate"))
+
+
+def _watch(arguments: list[str]) -> None:
+    import tyro
+
+    from copo_algos.watch import WatchConfig, show, watch
+
+    config = tyro.cli(WatchConfig, args=_follow_auto(arguments), prog="copo watch")
+    (show if config.window else watch)(config)
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "watch": _watch}
 
 
 def _follow_auto(arguments: list[str]) -> list[str]:

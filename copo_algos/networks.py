@@ -21,9 +21,9 @@ def normc_(weight: torch.Tensor, scale: float, generator: torch.Generator) -> No
         weight.mul_(scale / weight.pow(2).sum(-1, keepdim=True).sqrt())
 
 
-def layers(inputs: int, outputs: int, generator: torch.Generator) -> nn.ModuleList:
-    """The linear layers of an MLP 256-256, initialised as RLlib does: hidden rows of norm 1, output rows of norm 0.01,
-    zero biases."""
+def make_layers(inputs: int, outputs: int, generator: torch.Generator) -> nn.ModuleList:
+    """The three linear layers of an MLP 256-256, initialised as RLlib does: rows of hidden layers have norm 1, those of
+    the output 0.01; biases are zero."""
     sizes = (inputs, HIDDEN, HIDDEN, outputs)
     found = nn.ModuleList()
     for size, next_size, scale in zip(sizes[:-1], sizes[1:], (1.0, 1.0, 0.01), strict=True):
@@ -56,7 +56,7 @@ class GaussianActor(nn.Module):
 
     def __init__(self, obs_size: int, action_size: int, generator: torch.Generator):
         super().__init__()
-        self.layers = layers(obs_size, 2 * action_size, generator)
+        self.layers = make_layers(obs_size, 2 * action_size, generator)
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """obs (..., D) -> mean (..., 2), log_std (..., 2)."""
@@ -74,7 +74,7 @@ class ValueCritic(nn.Module):
 
     def __init__(self, obs_size: int, heads: int, generator: torch.Generator):
         super().__init__()
-        self.heads = nn.ModuleList(layers(obs_size, 1, generator) for _ in range(heads))
+        self.heads = nn.ModuleList(make_layers(obs_size, 1, generator) for _ in range(heads))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """obs (B, D) -> values (B, H)."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from copo_algos.networks import LOG_STD_RANGE, GaussianActor, ValueCritic, gradients_of, layers, normc_, through
+from copo_algos.networks import LOG_STD_RANGE, GaussianActor, ValueCritic, gradients_of, make_layers, normc_, through
 
 OBS_SIZE, HEADS = 9, 3
 
@@ -53,7 +53,7 @@ def test_the_log_std_is_kept_in_range():
 
 
 def test_through_is_torchs_own_mlp():
-    mlp = layers(OBS_SIZE, 3, generator()).double()
+    mlp = make_layers(OBS_SIZE, 3, generator()).double()
     torch_mlp = nn.Sequential(mlp[0], nn.Tanh(), mlp[1], nn.Tanh(), mlp[2])
     obs = torch.randn(20, OBS_SIZE, generator=generator(1), dtype=torch.float64)
     assert torch.equal(through(mlp, obs), torch_mlp(obs))
