@@ -45,9 +45,11 @@ SETUPS: dict[str, dict[str, Any]] = {
         "lcf_minibatch_size": 512,
     },
     "per_sample": {},
+    "per_sample_half_step": {"lcf_learning_rate": 2e-4},
+    "split": {"lcf_estimator": "split"},
 }
 """Name -> what differs from the preset. `released` and `per_sample_published_step` step as the authors do."""
-SetupName = Literal["released", "per_sample_published_step", "per_sample"]
+SetupName = Literal["released", "per_sample_published_step", "per_sample", "per_sample_half_step", "split"]
 ESTIMATORS = ("released", "per_sample", "per_sample_split")
 """product of means; mean of products; the same with g_new from another minibatch, which no sample sees twice."""
 

@@ -27,6 +27,8 @@ NAMES = {
     "released": "released, published step",
     "per_sample_published_step": "per sample, published step",
     "per_sample": "per sample, default step",
+    "per_sample_half_step": "per sample, half the default step",
+    "split": "per sample, g_new from other samples",
 }
 SAYS = {
     "released": "product of means",
@@ -99,7 +101,8 @@ def draw(runs: dict[str, pd.DataFrame], path: Path) -> None:
         phi.plot(metrics["env_steps"] / 1000, metrics["lcf_mean_deg"], color=line.get_color())
         low, high = (metrics["lcf_mean_deg"] + side * metrics["lcf_std_deg"] for side in (-1, 1))
         phi.fill_between(metrics["env_steps"] / 1000, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    setup, metrics = list(runs.items())[-1]
+    setup = "per_sample" if "per_sample" in runs else next(iter(runs))
+    metrics = runs[setup]
     table = windowed(metrics)
     for name in ESTIMATORS:
         sign.plot(table["env_steps"] / 1000, 100 * table[f"{name}_positive"], label=SAYS[name])

@@ -14,7 +14,7 @@ from copo_algos.rewards import NeighbourRule
 from copo_envs.scenes import scene_options
 
 PARTS = ("ppo", "lcf", "critic")
-Estimator = Literal["per_sample", "released"]
+Estimator = Literal["per_sample", "split", "released"]
 PresetName = Literal["default", "paper", "paper_torch"]
 
 
@@ -55,7 +55,8 @@ class LCFConfig:
     """The meta-step that learns the distribution of the local coordination factor (CoPO, paper section 3.3)."""
 
     lcf_estimator: Estimator = "per_sample"
-    """per_sample: mean of products, as the chain rule asks for. released: product of means, as in the authors' code."""
+    """per_sample: mean of products, as the chain rule asks for. split: the same, of gradients from different samples.
+    released: product of means, as in the authors' code."""
     lcf_learning_rate: float = 4e-4
     """Step size of Adam for the mean and the standard deviation."""
     lcf_passes: int = 5

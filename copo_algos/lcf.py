@@ -6,9 +6,10 @@ mean and standard deviation of phi, the chain rule gives
     dJ_G(theta) / dPhi  ~=  (dJ_G / dtheta)^T  (dtheta / dPhi),   theta ~= theta_old + alpha grad E[log pi A_C(Phi)]
 
 so the meta-step descends  < g_new, grad_theta_old mean(log pi_theta_old(a|o) A_C(Phi)) >  where g_new is the gradient
-of the clipped surrogate *loss* with the global advantage. Two estimators of it, by name:
+of the clipped surrogate *loss* with the global advantage. Three estimators of it, by name:
 
 * `per_sample`: as written, the mean of products.
+* `split`: the same with g_new from the other half of the samples, so that no sample's product is with itself.
 * `released`: the authors' code, which multiplies the mean of log pi's gradient by the mean of A_C.
 """
 
@@ -157,12 +158,16 @@ def lcf_update(
     """
     count = len(samples)
     device = samples.obs.device
-    everything = torch.arange(count, device=device)
     global_advantage = standardised_global_advantage(samples)
-    per_sample = torch.zeros(0)
+    per_sample = torch.zeros(count, dtype=samples.log_prob.dtype, device=device)
     if config.lcf_estimator == "per_sample":
-        g_new = surrogate_gradient(actor, samples, global_advantage, clip_coef, everything)
+        g_new = surrogate_gradient(actor, samples, global_advantage, clip_coef, torch.arange(count, device=device))
         per_sample = log_prob_directional(old_actor, samples, g_new)
+    elif config.lcf_estimator == "split" and count > 1:  # a single sample has no other half
+        one, other = torch.from_numpy(rng.permutation(count)).to(device).tensor_split(2)
+        for half, rest in ((one, other), (other, one)):
+            g_new = surrogate_gradient(actor, samples, global_advantage, clip_coef, rest)
+            per_sample[half] = log_prob_directional(old_actor, samples.rows(half), g_new)
 
     size = min(config.lcf_minibatch_size or count, count)
     objectives, gradients = [], []
@@ -171,7 +176,7 @@ def lcf_update(
         for rows in order:
             noise = torch.from_numpy(rng.standard_normal(size, dtype=np.float32)).to(device)
             advantage = coordinated_advantage(distribution, samples, rows, noise)
-            if config.lcf_estimator == "per_sample":
+            if config.lcf_estimator != "released":
                 objective = (per_sample[rows] * advantage).mean()
             else:
                 g_new = surrogate_gradient(actor, samples, global_advantage, clip_coef, rows)

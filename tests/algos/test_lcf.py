@@ -102,9 +102,9 @@ def inner(one: Any, other: Any) -> torch.Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
 
 
-def draws(passes: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The minibatches and the noise of `lcf_update` with generator 0: rows (size,), noise (size,)."""
-    rng = np.random.default_rng(0)
+def draws(passes: int, size: int, rng: np.random.Generator | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The minibatches and the noise of `lcf_update` with `rng` (generator 0): rows (size,), noise (size,)."""
+    rng = rng or np.random.default_rng(0)
     out = []
     for _ in range(passes):
         order = rng.permutation(COUNT)[: COUNT // size * size].reshape(-1, size)
@@ -165,7 +165,7 @@ def test_the_coordinated_advantage_by_hand():
     assert found.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("estimator", ["per_sample", "released"])
+@pytest.mark.parametrize("estimator", ["per_sample", "split", "released"])
 def test_meta_steps_equal_a_literal_evaluation(estimator: Any):
     """Two passes of three minibatches of 13 with Adam, each objective evaluated as its formula says."""
     old, samples = make_samples()
@@ -179,13 +179,24 @@ def test_meta_steps_equal_a_literal_evaluation(estimator: Any):
     literal = torch.optim.Adam([x, y], lr=0.01)
     parameters, old_parameters = list(actor.parameters()), list(old.parameters())
     objectives, gradients = [], []
-    for rows, noise in draws(passes=2, size=13):
+    rng = np.random.default_rng(0)
+    halves = torch.from_numpy(rng.permutation(COUNT)).tensor_split(2) if estimator == "split" else ()
+    for rows, noise in draws(passes=2, size=13, rng=rng):
         phi = torch.tanh(x) + torch.exp(y) * noise
         advantage = coordinated(samples, rows, phi)
         if estimator == "released":
             g_new = torch.autograd.grad(-global_objective(actor, samples, rows), parameters)
             g_old = torch.autograd.grad(log_prob_of(old, samples, rows).mean(), old_parameters)
             objective = inner(g_new, g_old) * advantage.mean()
+        elif estimator == "split":
+            one, other = halves
+            objective = torch.zeros((), dtype=torch.float64)
+            for half, rest in ((one, other), (other, one)):
+                mine = torch.isin(rows, half)
+                g_new = torch.autograd.grad(-global_objective(actor, samples, rest), parameters)
+                total = (log_prob_of(old, samples, rows[mine]) * advantage[mine]).sum()
+                g_old = torch.autograd.grad(total / len(rows), old_parameters, create_graph=True)
+                objective = objective + inner(g_new, g_old)
         else:
             g_new = torch.autograd.grad(-global_objective(actor, samples, all_rows()), parameters)
             g_old = torch.autograd.grad(
@@ -250,21 +261,34 @@ def test_the_per_sample_meta_gradient_is_the_derivative_through_a_policy_gradien
 def test_the_estimators_differ():
     old, samples = make_samples()
     found = []
-    for estimator in ("per_sample", "released"):
+    for estimator in ("per_sample", "split", "released"):
         distribution = LCFDistribution(0.2, 0.4).double()
         optimizer = torch.optim.SGD(distribution.parameters(), lr=0.0)
         config = LCFConfig(lcf_estimator=estimator, lcf_passes=1)
         found.append(
             lcf_update(distribution, optimizer, moved(old, 0.03), old, samples, config, CLIP, np.random.default_rng(0))
         )
-    assert found[0].objective != pytest.approx(found[1].objective, rel=0.1)
+    for number, stats in enumerate(found):
+        assert stats.objective != pytest.approx(found[number - 1].objective, rel=0.1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_split_with_next_to_no_samples(count: int):
+    """One sample has no other half, and says nothing; of two, each is the other's."""
+    old, samples = make_samples()
+    distribution = LCFDistribution(0.2, 0.4).double()
+    optimizer = torch.optim.Adam(distribution.parameters(), lr=0.1)
+    few = samples.rows(torch.arange(count))
+    config = LCFConfig(lcf_estimator="split", lcf_passes=1)
+    stats = lcf_update(distribution, optimizer, moved(old, 0.03), old, few, config, CLIP, np.random.default_rng(0))
+    assert (stats.objective == 0.0) == (stats.gradient_mean == 0.0) == (count == 1)
 
 
 def test_the_meta_step_leaves_both_policies_alone():
     old, samples = make_samples()
     actor = moved(old, 0.03)
     before = [parameter.clone() for module in (actor, old) for parameter in module.parameters()]
-    for estimator in ("per_sample", "released"):
+    for estimator in ("per_sample", "split", "released"):
         distribution = LCFDistribution(0.0, 0.1)
         optimizer = torch.optim.Adam(distribution.parameters(), lr=0.1)
         config = LCFConfig(lcf_estimator=estimator)
