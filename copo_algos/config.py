@@ -14,6 +14,8 @@ from copo_algos.rewards import NeighbourRule
 from copo_envs.scenes import scene_options
 
 PARTS = ("ppo", "lcf", "critic")
+LOG_STD_RANGE = (-20.0, 2.0)
+"""An actor's log standard deviations are kept in it."""
 Estimator = Literal["per_sample", "split", "released"]
 PresetName = Literal["default", "paper", "paper_torch"]
 
@@ -46,6 +48,8 @@ class PPOConfig:
     """Weight of KL(old || new) at the start; it adapts."""
     kl_target: float = 0.01
     """KL that the weight aims at: x1.5 above twice the target, x0.5 below half of it."""
+    log_std_init: float = 0.0
+    """Log standard deviation of the actions at the start; it is learned, and depends on the observation."""
     fragment_steps: int = 0
     """Advantages are bootstrapped at every so many steps of a rollout; 0: only at its end."""
 
@@ -248,6 +252,7 @@ def check(config: TrainConfig) -> None:
         ("gae_lambda", ppo.gae_lambda, 0, 1),
         ("lcf_initial_mean", lcf.lcf_initial_mean, -0.999, 0.999),
         ("fixed_lcf", lcf.fixed_lcf, -1, 1),
+        ("log_std_init", ppo.log_std_init, *LOG_STD_RANGE),
     ):
         if not low <= value <= high:
             raise UserError(f"{name}={value} is not in [{low}, {high}]")

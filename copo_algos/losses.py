@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from copo_algos.networks import LOG_STD_RANGE
+from copo_algos.config import LOG_STD_RANGE
 
 
 def clipped_surrogate(ratio: torch.Tensor, advantage: torch.Tensor, clip_coef: float) -> torch.Tensor:

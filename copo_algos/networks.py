@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from copo_algos.config import LOG_STD_RANGE
 from copo_algos.mlp import Layers
 
 HIDDEN = 256
-LOG_STD_RANGE = (-20.0, 2.0)
 
 
 def normc_(weight: torch.Tensor, scale: float, generator: torch.Generator) -> None:
@@ -52,11 +52,15 @@ class GaussianActor(nn.Module):
         obs_size: D, the coordination factor included where there is one.
         action_size: 2.
         generator: draws the weights.
+        log_std_init: bias of the head's log standard deviations, which is about what an untrained actor gives.
     """
 
-    def __init__(self, obs_size: int, action_size: int, generator: torch.Generator):
+    def __init__(self, obs_size: int, action_size: int, generator: torch.Generator, log_std_init: float = 0.0):
         super().__init__()
         self.layers = make_layers(obs_size, 2 * action_size, generator)
+        head = self.layers[-1]
+        assert isinstance(head, nn.Linear)
+        nn.init.constant_(head.bias[action_size:], log_std_init)
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """obs (..., D) -> mean (..., 2), log_std (..., 2)."""

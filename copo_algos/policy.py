@@ -110,9 +110,9 @@ class Policy:
         return actions
 
 
-def make_actor(info: PolicyInfo, generator: torch.Generator | None = None) -> GaussianActor:
+def make_actor(info: PolicyInfo, generator: torch.Generator | None = None, log_std_init: float = 0.0) -> GaussianActor:
     """An untrained actor of the right size."""
-    return GaussianActor(info.obs_size + info.uses_lcf, ACTION_SIZE, generator or torch.Generator())
+    return GaussianActor(info.obs_size + info.uses_lcf, ACTION_SIZE, generator or torch.Generator(), log_std_init)
 
 
 def save_policy(policy: Policy, folder: str | Path) -> None:

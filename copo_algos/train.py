@@ -74,7 +74,7 @@ class Trainer:
             geometry=self.options.geometry,
             start_seed=self.options.start_seed,
         )
-        self.actor = make_actor(self.info, self.generator).to(self.device)
+        self.actor = make_actor(self.info, self.generator, config.ppo.log_std_init).to(self.device)
         critic_input = CriticInput(self.algorithm.critic_input, config.critic, config.neighbours_distance)
         critic_size = critic_input.size(obs_size + self.algorithm.uses_lcf)
         self.critic = ValueCritic(critic_size, self.algorithm.value_heads, self.generator)

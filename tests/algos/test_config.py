@@ -178,10 +178,20 @@ def test_a_training_shorter_than_an_iteration_may_be_smaller_than_a_minibatch():
 @pytest.mark.parametrize("name", NUMBERS)
 def test_nothing_may_be_negative_or_no_number(name: str):
     kind = type(NUMBERS[name])
-    if name not in ("lcf_initial_mean", "fixed_lcf", "horizon"):  # may be negative; the scene's own check
+    if name not in (
+        "lcf_initial_mean",
+        "fixed_lcf",
+        "log_std_init",
+        "horizon",
+    ):  # may be negative; the scene's own check
         assert f"{name}=-1" in refusal(**{name: kind(-1)})
     if kind is float:
         assert f"{name}=nan" in refusal(**{name: math.nan})
+
+
+@pytest.mark.parametrize("value", [-20.1, 2.1])
+def test_the_log_std_begins_in_its_range(value: float):
+    assert f"log_std_init={value} is not in [-20.0, 2.0]" in refusal(log_std_init=value)
 
 
 @given(st.floats(-0.999, 0.999), st.floats(0, 1), st.integers(0, 2**31))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from copo_algos.networks import LOG_STD_RANGE, GaussianActor, ValueCritic, gradients_of, make_layers, normc_, through
+from copo_algos.config import LOG_STD_RANGE
+from copo_algos.networks import GaussianActor, ValueCritic, gradients_of, make_layers, normc_, through
 
 OBS_SIZE, HEADS = 9, 3
 
@@ -39,6 +40,14 @@ def test_an_untrained_policy_is_near_the_standard_normal():
     assert mean.shape == log_std.shape == (100, 2)
     # The head's rows have norm 0.01 and tanh is bounded, so nothing exceeds 0.01 * sqrt(256).
     assert mean.abs().max() < 0.16 and log_std.abs().max() < 0.16
+
+
+def test_log_std_init_is_what_an_untrained_actor_gives_and_nothing_else():
+    obs = torch.rand(100, OBS_SIZE, generator=generator(1))
+    mean, log_std = GaussianActor(OBS_SIZE, 2, generator())(obs)
+    same_mean, less = GaussianActor(OBS_SIZE, 2, generator(), log_std_init=-0.7)(obs)
+    assert torch.equal(mean, same_mean)
+    torch.testing.assert_close(less, log_std - 0.7)
 
 
 def test_the_log_std_is_kept_in_range():
