@@ -1,4 +1,4 @@
-"""`python -m benchmarks.performance_page` puts the measurements of the batched step into docs/performance.md."""
+"""`python -m benchmarks.performance_page` puts the measurements of speed and cost into docs/performance.md."""
 
 from __future__ import annotations
 
@@ -63,10 +63,55 @@ def equality_table(folder: Path = RESULTS / "step_equality") -> str:
     return "\n".join(lines)
 
 
+def cost_table(folder: Path = RESULTS / "train_cost") -> str:
+    """Markdown of train_cost.csv, a row per algorithm and step."""
+    runs: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in _rows(folder / "train_cost.csv"):
+        runs.setdefault((row["algorithm"], row["step"]), {})[row["phase"]] = row
+    lines = [
+        "| algorithm | step | simulate | act | learn | meta-step | all, CPU s | all, wall s | env steps per s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (algorithm, step), phases in runs.items():
+        cpu = [f"{float(phases[name]['cpu_s_per_1000_env_steps']):.1f}" for name in ("simulate", "infer", "learn")]
+        meta, all_cpu = (float(phases[name]["cpu_s_per_1000_env_steps"]) for name in ("meta", "all"))
+        wall = float(phases["all"]["wall_s_per_1000_env_steps"])
+        lines.append(
+            f"| `{algorithm}` | {'batched' if step == 'fast' else 'MetaDrive'} | {' | '.join(cpu)} | {meta:.2f} | "
+            f"**{all_cpu:.1f}** | {wall:.1f} | {1000 / wall:.0f} |"
+        )
+    vehicles = [float(phases["all"]["vehicles_mean"]) for phases in runs.values()]
+    load = json.loads((folder / "train_cost.json").read_text())["load_average"][0]
+    lines.append("")
+    lines.append(
+        f"Per 1,000 env steps of {next(iter(runs.values()))['all']['scene']} with {min(vehicles):.0f} to "
+        f"{max(vehicles):.0f} vehicles on the road, by a policy at its beginning (with 25 % of the vehicles: "
+        f"`curriculum`); CPU seconds are those of all processes and threads. Load average at the end {load:.1f}. "
+        f"{_origin(folder / 'train_cost.json')}."
+    )
+    return "\n".join(lines)
+
+
+def precision_table(folder: Path = RESULTS / "precision") -> str:
+    """Markdown of precision.csv."""
+    lines = [
+        "| product | shape | float32, µs | bfloat16, µs | float32 is faster by |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in _rows(folder / "precision.csv"):
+        single, half = float(row["float32_us"]), float(row["bfloat16_us"])
+        lines.append(f"| {row['product']} | {row['shape']} | {single:.0f} | {half:.0f} | **{half / single:.2f}** |")
+    instructions = ", ".join(json.loads((folder / "precision.json").read_text())["instructions"]) or "none"
+    lines.append("")
+    lines.append(f"The processor's bfloat16 instructions: {instructions}. {_origin(folder / 'precision.json')}.")
+    return "\n".join(lines)
+
+
 def fill(page: str) -> str:
-    """The page with both tables in their places."""
-    for name, table in (("speed", speed_table()), ("equality", equality_table())):
-        page = replace_block(page, name, table, PAGE)
+    """The page with the tables in their places."""
+    tables = {"speed": speed_table, "equality": equality_table, "cost": cost_table, "precision": precision_table}
+    for name, table in tables.items():
+        page = replace_block(page, name, table(), PAGE)
     return page
 
 

@@ -4,6 +4,7 @@
 
 CPU seconds are those of the training process, all its threads, and of its simulator processes; starting them is left
 out. The machine should have nothing else to do: cores that are shared make CPU seconds longer, too.
+`python -m benchmarks.performance_page` shows the table in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ class CostConfig:
 
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     """Algorithms to measure."""
+    stock: tuple[str, ...] = ("ippo", "copo")
+    """Algorithms to measure on MetaDrive's own step as well."""
     scene: str = "intersection"
     """Scene to drive in."""
     preset: PresetName = "default"
     """Settings of the runs."""
-    num_envs: int = 4
-    """Simulator processes."""
+    num_envs: int | None = None
+    """Simulator processes. Default: as many as the preset has."""
     iterations: int = 3
     """Iterations that count, after one that does not."""
     output: Path = Path("benchmarks/results/train_cost")
@@ -60,9 +63,12 @@ def worker_cpu_seconds() -> float:
     return total / TICKS_PER_SECOND
 
 
-def measure(config: CostConfig, algorithm: str) -> Iterator[dict[str, Any]]:
+def measure(config: CostConfig, algorithm: str, step_backend: str) -> Iterator[dict[str, Any]]:
     """One row per phase, and their sum."""
-    settings = with_values(preset(config.preset, algorithm), {"scene": config.scene, "num_envs": config.num_envs})
+    values = {"scene": config.scene, "step_backend": step_backend}
+    if config.num_envs is not None:
+        values["num_envs"] = config.num_envs
+    settings = with_values(preset(config.preset, algorithm), values)
     check(settings)
     trainer = Trainer(settings)
     try:
@@ -86,6 +92,7 @@ def measure(config: CostConfig, algorithm: str) -> Iterator[dict[str, Any]]:
         yield {
             "scene": config.scene,
             "algorithm": algorithm,
+            "step": step_backend,
             "phase": phase,
             "cpu_s_per_1000_env_steps": f"{cpu[phase] * 1000 / env_steps:.3f}",
             "wall_s_per_1000_env_steps": f"{wall[phase] * 1000 / env_steps:.3f}",
@@ -100,11 +107,13 @@ def main(config: CostConfig) -> None:
         raise UserError(f"iterations={config.iterations}; use 1 or more")
     torch.set_num_threads(LEARNING_THREADS)
     rows = []
-    for algorithm in config.algorithms:
-        for row in measure(config, algorithm):
+    runs = [(algorithm, "fast") for algorithm in config.algorithms]
+    for algorithm, step_backend in runs + [(algorithm, "stock") for algorithm in config.stock]:
+        for row in measure(config, algorithm, step_backend):
             rows.append(row)
             cpu, wall = row["cpu_s_per_1000_env_steps"], row["wall_s_per_1000_env_steps"]
-            print(f"{algorithm:20} {row['phase']:10} {cpu:>9} CPU s  {wall:>9} s  per 1,000 env steps", flush=True)
+            name = f"{algorithm}, {step_backend} step"
+            print(f"{name:36} {row['phase']:10} {cpu:>9} CPU s  {wall:>9} s  per 1,000 env steps", flush=True)
     write_measurement(config.output, "train_cost", rows)
 
 

@@ -26,9 +26,11 @@ def test_a_childs_cpu_time_is_counted():
 
 
 def test_the_table(tmp_path: Path):
-    main(CostConfig(algorithms=("copo",), scene="particles", num_envs=2, iterations=1, output=tmp_path))
+    main(CostConfig(("copo",), stock=("ippo",), scene="particles", iterations=1, output=tmp_path))
     with (tmp_path / "train_cost.csv").open(newline="") as file:
-        rows = {row["phase"]: row for row in csv.DictReader(file)}
+        found = list(csv.DictReader(file))
+    assert [(row["algorithm"], row["step"]) for row in found[::5]] == [("copo", "fast"), ("ippo", "stock")]
+    rows = {row["phase"]: row for row in found[:5]}
     assert list(rows) == ["simulate", "infer", "learn", "meta", "all"]
     for kind in ("cpu", "wall"):
         seconds = [float(row[f"{kind}_s_per_1000_env_steps"]) for row in rows.values()]
