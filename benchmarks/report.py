@@ -192,7 +192,7 @@ def _scene_section(scene: str, group: dict[str, list[Result]]) -> str:
         ]
     if scene in PUBLISHED:
         numbers = ", ".join(f"{name} {value}" for name, value in PUBLISHED[scene].items())
-        parts.append(f"The paper's numbers for this scene, for reference, {PUBLISHED_LABEL}: {numbers}.\n")
+        parts.append(f"The authors' numbers for this scene, for reference, {PUBLISHED_LABEL}: {numbers}.\n")
     return "\n".join([*parts, _origin([seed for seeds in group.values() for seed in seeds])])
 
 
@@ -219,13 +219,13 @@ An env step moves all vehicles of one environment by 0.1 s.
   consecutive env steps. The curves show the same quantity at every iteration; with several seeds, the interquartile
   mean (below four seeds: the mean) with a 95 % bootstrap interval over the seeds (two seeds: their range).
 * **Best 100 episodes**: maximum over training of the mean success rate of the last 100 episodes (of all so far, while
-  there are fewer). This is the definition behind the paper's table; a maximum over training flatters.
+  there are fewer). This is the definition behind the authors' table; a maximum over training flatters.
   Of a curriculum both count the last quarter alone, where all vehicles drive.
 * **Evaluation**: the last checkpoint, stochastic actions, coordination factors drawn from the learned distribution,
   1,000 env steps with respawning, then until nobody is alive; episode k has seed 1,000,000 + k. A life has one outcome.
 * **Success, crash, out of road, max step**: share of the vehicles that ended so, over all episodes.
 * **Efficiency**: (successes - crashes - outs) / 1000 per episode. **Failures**: crashes + outs per episode; safety in
-  the paper's plots is minus this. **Arrivals**: vehicles that arrived by env step 1000, per episode.
+  the authors' plots is minus this. **Arrivals**: vehicles that arrived by env step 1000, per episode.
 * **Wall-clock**: time in iterations, on the machine named, whatever else it was doing. **Env steps/s**: env steps /
   wall-clock, learning included.
 """

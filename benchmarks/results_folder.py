@@ -99,7 +99,7 @@ def best_success(metrics: pd.DataFrame, window: int = WINDOW) -> float:
 
 
 def best_success_100ep(metrics: pd.DataFrame) -> float:
-    """The paper's training success rate: maximum over training of the mean success rate of the last 100 episodes."""
+    """The authors' training success rate: maximum over training of the mean success rate of the last 100 episodes."""
     return float(metrics["success_rate_100ep"].max())
 
 

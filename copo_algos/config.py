@@ -107,7 +107,7 @@ class TrainConfig:
     """Env steps to train for; one moves all vehicles of one environment by 0.1 s. Whole iterations; where it is less
     than one, one short iteration."""
     preset: PresetName = "default"
-    """default: what evidence shows best. paper: the values behind the published table. paper_torch: their port's."""
+    """default: this package's choice. paper: the values behind the published table. paper_torch: their port's."""
     run_dir: Path | None = None
     """Where to write. Default: runs/<scene>/<algorithm>/seed<seed>."""
     resume: bool = False
@@ -188,8 +188,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lcf_learning_rate": 1e-4,
         "lcf_minibatch_size": 512,
     },
-    # What evidence shows better: the clipping of the torch code, an update every 800 env steps, no cuts inside a
-    # rollout, and the per-sample meta-gradient with a few full-batch steps.
+    # This package's choice: the clipping of the torch code, an update every 800 env steps, no cuts inside a rollout, and
+    # the per-sample meta-gradient with a few full-batch steps. What speaks for each is in docs/algorithms.
     "default": {},
 }
 

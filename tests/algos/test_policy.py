@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,11 @@ def test_the_refusal_lists_the_policies_that_come_with_the_package(tmp_path: Pat
     assert shipped_policy("particles", "copo").info == INFO
     with pytest.raises(CheckpointError, match="there are: particles copo, particles ippo"):
         shipped_policy("tollgate", "copo")
+
+
+def test_the_example_drives_until_nobody_is_left():
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "drive_policy.py"))
+    policy = Policy(make_actor(INFO, torch.Generator().manual_seed(0)), INFO)
+    outcomes, again = (example["drive"](policy, "particles", 40, 3) for _ in range(2))
+    assert sum(outcomes.values()) >= 6 and set(outcomes) <= {"SUCCESS", "CRASH", "OUT_OF_ROAD", "MAX_STEP"}
+    assert outcomes == again
