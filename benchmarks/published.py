@@ -10,8 +10,8 @@ TITLES = {
     "copo": "CoPO",
 }
 
-# Training success rate in %, mean (std) over 8 seeds, as the authors measured it anew for MetaDrive 0.2.5 in 2022, after
-# the paper: benchmarks/MetaDrive-0.2.5 in github.com/decisionforce/CoPO.
+# Training success rate in %, mean (std) over 8 seeds, as the authors measured it anew for MetaDrive 0.2.5 in 2022,
+# after the paper: benchmarks/MetaDrive-0.2.5 in github.com/decisionforce/CoPO.
 PUBLISHED: dict[str, dict[str, str]] = {
     "bottleneck": {
         "IPPO": "24.0 (18.7)",

@@ -25,7 +25,9 @@ class PPOConfig:
     """The policy update that all algorithms share. Names as in CleanRL."""
 
     learning_rate: float = 3e-4
-    """Step size of Adam, for policy and critics."""
+    """Step size of Adam, for the policy."""
+    value_learning_rate: float | None = None
+    """Step size of Adam for the critics. Default: learning_rate."""
     gamma: float = 0.99
     """Discount of the own and the neighbourhood reward."""
     global_gamma: float = 1.0
@@ -188,8 +190,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lcf_learning_rate": 1e-4,
         "lcf_minibatch_size": 512,
     },
-    # This package's choice: the clipping of the torch code, an update every 800 env steps, no cuts inside a rollout, and
-    # the per-sample meta-gradient with a few full-batch steps. What speaks for each is in docs/algorithms.
+    # This package's choice: the clipping of the torch code, an update every 800 env steps, no cuts inside a rollout,
+    # and the per-sample meta-gradient with a few full-batch steps. What speaks for each is in docs/algorithms.
     "default": {},
 }
 
@@ -271,6 +273,7 @@ def check(config: TrainConfig) -> None:
             raise UserError(f"{name}={number} is negative; use 0 or more")
     for name, number in (
         ("learning_rate", ppo.learning_rate),
+        ("value_learning_rate", ppo.learning_rate if ppo.value_learning_rate is None else ppo.value_learning_rate),
         ("clip_coef", ppo.clip_coef),
         ("value_clip", ppo.value_clip),
         ("kl_target", ppo.kl_target),

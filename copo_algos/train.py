@@ -83,8 +83,9 @@ class Trainer:
         self.lcf.to(self.device)
         rate = config.ppo.learning_rate
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=rate, fused=True)
+        value_rate = rate if config.ppo.value_learning_rate is None else config.ppo.value_learning_rate
         self.critic_optimizers = [
-            torch.optim.Adam(head.parameters(), lr=rate, fused=True) for head in self.critic.heads
+            torch.optim.Adam(head.parameters(), lr=value_rate, fused=True) for head in self.critic.heads
         ]
         self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
         self.kl_coef = config.ppo.kl_coef

@@ -149,6 +149,8 @@ def test_unknown_names():
         ({"lcf_initial_mean": 1.0}, "lcf_initial_mean=1.0 is not in [-0.999, 0.999]"),
         ({"seed": -1}, "seed=-1 is negative"),
         ({"learning_rate": 0.0}, "learning_rate=0.0; use a number above 0"),
+        ({"value_learning_rate": 0.0}, "value_learning_rate=0.0; use a number above 0"),
+        ({"value_learning_rate": math.nan}, "value_learning_rate=nan; use a number above 0"),
         ({"minibatch_size": 0}, "minibatch_size=0; use a number above 0"),
         ({"lcf_initial_std": 0.0}, "lcf_initial_std=0.0; use a number above 0"),
         ({"neighbours_distance": -40.0}, "neighbours_distance=-40.0; use a number above 0"),

@@ -146,6 +146,14 @@ def test_every_preset_trains(tmp_path: Path, algorithm: str, name: Any):
         assert float(row["lcf_mean_deg"]) != 0
 
 
+@pytest.mark.parametrize(("value", "expected"), [(None, 1e-4), (2e-3, 2e-3)])
+def test_critics_may_step_faster_than_the_policy(value: float | None, expected: float):
+    trainer = Trainer(tiny(Path("unused"), learning_rate=1e-4, value_learning_rate=value))
+    assert trainer.actor_optimizer.param_groups[0]["lr"] == 1e-4
+    assert [one.param_groups[0]["lr"] for one in trainer.critic_optimizers] == [expected] * 3
+    trainer.close()
+
+
 def test_a_fixed_factor_is_everybodys_and_a_uniform_one_is_anybodys():
     for algorithm, values, expected in (
         ("copo_fixed_lcf", {"fixed_lcf": -0.5}, {-0.5}),
