@@ -18,6 +18,7 @@ from benchmarks.results_folder import (
     by_scene,
     comparable,
     episodes_of,
+    notes_of,
     over_seeds,
     percent,
     seeds_of,
@@ -72,7 +73,7 @@ def filled(folder: Path, results: list[Result], output: Path) -> dict[Path, str]
 
 
 def results_block(algorithm: str, results: list[Result], report: str) -> str:
-    """Markdown: a row per scene, and the commands behind it. `report` is the way from the page to the report."""
+    """Markdown: a row per scene, the commands behind it, and notes. `report` is the way from the page to the report."""
     groups = {scene: group[algorithm] for scene, group in by_scene(results).items() if algorithm in group}
     if not groups:
         command = f"python -m benchmarks run --algorithms {algorithm}"
@@ -93,12 +94,13 @@ def results_block(algorithm: str, results: list[Result], report: str) -> str:
     episodes = episodes_of(together)
     evaluation = f"Evaluation: `copo evaluate`, the last checkpoint over {episodes} episodes, from which the interval. "
     commands = "\n".join(result.provenance["command"] for result in together)
+    notes = "".join(f"\n{note}\n" for note in notes_of(together))
     return (
         f"{table(COLUMNS, rows)}\n"
         f"Mean (standard deviation) over the seeds. {evaluation if episodes else ''}"
         f"Last column, for reference: {PUBLISHED_LABEL}. "
         f"[Other measures, definitions, versions and hardware]({report}). Trained by\n\n"
-        f"```bash\n{commands}\n```\n"
+        f"```bash\n{commands}\n```\n{notes}"
     )
 
 

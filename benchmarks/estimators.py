@@ -10,7 +10,6 @@ value. The measuring draws from a generator of its own, so the training is the o
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 
-from benchmarks.origin import origin
+from benchmarks.origin import write_origin
 from benchmarks.suite import CONFIG, METRICS, PROVENANCE, is_complete
 from copo_algos.command import exit_code
 from copo_algos.config import PresetName, TrainConfig, preset, with_values
@@ -34,6 +33,7 @@ from copo_algos.lcf import (
     surrogate_gradient,
 )
 from copo_algos.policy import last_checkpoint
+from copo_algos.run_folder import refuse_changes
 from copo_algos.train import Trainer, train
 
 MINIBATCH, MOST_MINIBATCHES = 512, 32
@@ -120,18 +120,27 @@ def what_they_say(trainer: Trainer) -> dict[str, float]:
 
 
 def main(config: EstimatorsConfig) -> None:
-    """Train what is missing and collect the small files."""
+    """Train what is missing and collect the small files.
+
+    Raises:
+        UserError: a training is there that was made with other settings.
+    """
     for setup in config.setups:
         settings = training(config, setup)
-        folder = settings.folder()
-        if not is_complete(folder, config.total_steps):
+        folder, target = settings.folder(), config.output / setup
+        if settings.resume:
+            refuse_changes(settings, folder, "--runs-dir")
+        trained = not is_complete(folder, config.total_steps)
+        if trained:
+            (folder / PROVENANCE).unlink(missing_ok=True)
             train(settings, what_they_say)
-        target = config.output / setup
+        # A training from before its origin was written beside it has it where it was collected, and keeps that one.
+        if trained or not ((folder / PROVENANCE).exists() or (target / PROVENANCE).exists()):
+            write_origin(folder / PROVENANCE, ["python", "-m", "benchmarks.estimators", *sys.argv[1:]])
         target.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS, CONFIG):
-            shutil.copyfile(folder / name, target / name)
-        command = ["python", "-m", "benchmarks.estimators", *sys.argv[1:]]
-        (target / PROVENANCE).write_text(json.dumps(origin(command), indent=2) + "\n")
+        for name in (METRICS, CONFIG, PROVENANCE):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, target / name)
 
 
 if __name__ == "__main__":

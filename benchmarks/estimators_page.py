@@ -6,6 +6,7 @@ Reads what `python -m benchmarks.estimators` has written, as many setups as ther
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.estimators import ESTIMATORS, SETUPS
 from benchmarks.markdown import read_page, replace_block, write_page
+from benchmarks.results_folder import WINDOW, best_success, windowed_success
 from copo_algos.command import exit_code
 from copo_algos.errors import UserError
 
@@ -21,8 +23,6 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "estimators"
 PAGE = ROOT / "docs" / "algorithms" / "estimators.md"
 PICTURE = ROOT / "docs" / "images" / "estimators.png"
-WINDOW = 16_000
-"""Env steps over which rates and shares are taken."""
 NAMES = {
     "released": "released, published step",
     "per_sample_published_step": "per sample, published step",
@@ -38,8 +38,8 @@ SAYS = {
 
 
 def windowed(metrics: pd.DataFrame) -> pd.DataFrame:
-    """By window of env steps: success of the lives that ended in it, phi at its end, means of what is said."""
-    how = {"env_steps": "max", "successes": "sum", "ended": "sum", "lcf_mean_deg": "last", "lcf_std_deg": "last"}
+    """For the picture, by window of env steps: success of the lives that ended in it, means of what is said."""
+    how = {"env_steps": "max", "successes": "sum", "ended": "sum"}
     how |= {f"{name}_{what}": "mean" for name in ESTIMATORS for what in ("positive", "t")}
     table = metrics.groupby((metrics["env_steps"] - 1) // WINDOW).agg(how)
     table["success"] = table["successes"] / table["ended"]
@@ -53,11 +53,10 @@ def tables(runs: dict[str, pd.DataFrame]) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for setup, metrics in runs.items():
-        table = windowed(metrics)
-        last = table.iloc[-1]
+        last = metrics.iloc[-1]
         lines.append(
             f"| {NAMES[setup]} | {last['lcf_mean_deg']:.0f}° | {last['lcf_std_deg']:.0f}° "
-            f"| {100 * table['success'].max():.0f} | {100 * last['success']:.0f} |"
+            f"| {_percent(best_success(metrics))} | {_percent(windowed_success(metrics)[-1])} |"
         )
     lines += [
         "",
@@ -73,6 +72,10 @@ def tables(runs: dict[str, pd.DataFrame]) -> str:
             t = " | ".join(f"{part[f'{name}_t'].mean():.1f}" for part in ends)
             lines.append(f"| {SAYS[name]} | {NAMES[setup]} | {share} | {t} |")
     return "\n".join(lines)
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.0f}" if math.isfinite(rate) else "-"
 
 
 def about(runs: dict[str, pd.DataFrame]) -> str:

@@ -30,6 +30,13 @@ def origin(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def write_origin(path: Path, command: Sequence[str]) -> None:
+    """A file that says where a measurement made now comes from, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(origin(command), indent=2) + "\n")
+    partial.replace(path)
+
+
 def write_measurement(folder: Path, name: str, rows: list[dict[str, Any]], **settings: Any) -> None:
     """`<name>.csv`, the rows that `python -m benchmarks.<name>` has measured, and `<name>.json`, their origin."""
     folder.mkdir(parents=True, exist_ok=True)

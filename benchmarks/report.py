@@ -22,6 +22,7 @@ from benchmarks.results_folder import (
     comparable,
     episodes_of,
     load,
+    notes_of,
     over_seeds,
     percent,
     seeds_of,
@@ -197,7 +198,7 @@ def _scene_section(scene: str, group: dict[str, list[Result]]) -> str:
 
 
 def _origin(results: list[Result]) -> str:
-    """Versions, hardware, dates, commits and commands, each said once."""
+    """Versions, hardware, dates, commits and commands, each said once, and the notes."""
     lines = [
         _together("Versions", (", ".join(f"{k} {v}" for k, v in r.provenance["versions"].items()) for r in results)),
         _together("Hardware", (result.provenance["hardware"] for result in results)),
@@ -205,6 +206,7 @@ def _origin(results: list[Result]) -> str:
         _together("Preset", (str(result.config.get("preset", "unknown")) for result in results)),
         _together("Commit", (result.provenance["commit"] or "unknown" for result in results)),
     ]
+    lines += notes_of(results)
     commands = "\n".join(result.provenance["command"] for result in results)
     return "\n".join(f"* {line}" for line in lines) + f"\n\n```bash\n{commands}\n```\n"
 

@@ -171,6 +171,12 @@ def episodes_of(results: list[Result]) -> str:
     return " or ".join(map(str, sorted({result.episodes for result in results if result.episodes})))
 
 
+def notes_of(results: Iterable[Result]) -> list[str]:
+    """What somebody has noted in their provenance.json, each with its cell."""
+    found = ((result.cell, result.provenance.get("note")) for result in results)
+    return [f"Note ({cell}): {note}" for cell, note in found if note]
+
+
 def percent(value: float) -> str:
     """A share in percent."""
     return f"{100 * value:.1f}"

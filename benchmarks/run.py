@@ -9,18 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from benchmarks.origin import ROOT, origin
+from benchmarks.origin import ROOT, write_origin
 from benchmarks.suite import CONFIG, EVALUATIONS, METRICS, PROVENANCE, Cell, cells, env_steps_done, is_complete
+from copo_algos.cli import train_config
 from copo_algos.errors import UserError
-from copo_algos.evaluate import EPISODES, LIVES, SUMMARY
-from copo_algos.policy import last_checkpoint, steps_of
+from copo_algos.evaluate import EPISODES, LIVES, SUMMARY, EvaluateConfig, Maps, conditions
+from copo_algos.policy import last_checkpoint, load_policy
+from copo_algos.run_folder import refuse_changes
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RunConfig:
     """Train and evaluate every cell, algorithm x scene x seed, that is not complete.
 
     A complete cell is skipped and an interrupted one resumes, so the same command again goes on where it stopped:
-    after Ctrl-C, after a power cut, or with more seeds or more steps. Example:
+    after Ctrl-C, after a power cut, or with more seeds or more steps (of a curriculum: with as many). Example:
 
       python -m benchmarks run --scenes intersection --algorithms ippo copo --seeds 0 1 2 --total-steps 1000000
     """
@@ -41,7 +42,7 @@ class RunConfig:
     """Run seeds. Report on 0, 1, 2, ...; tune on 100 and above."""
     total_steps: int = 1_000_000
     """Env steps of every run."""
-    evaluate: int = 5
+    evaluate: int = EvaluateConfig.episodes
     """Episodes to evaluate the last checkpoint in; 0: do not."""
     workers: int = 2
     """Simulator processes of an evaluation."""
@@ -57,7 +58,8 @@ def run(config: RunConfig) -> None:
     """Train, evaluate and collect every cell.
 
     Raises:
-        UserError: impossible settings before anything is run; or, at the end, the cells that failed.
+        UserError: impossible settings, or others than a cell was made with, before anything is run; or, at the end, the
+            cells that failed.
         KeyboardInterrupt: SIGINT or SIGTERM; the training in progress has left a checkpoint.
     """
     if config.total_steps < 1:
@@ -65,6 +67,8 @@ def run(config: RunConfig) -> None:
     if config.evaluate < 0:
         raise UserError(f"evaluate={config.evaluate} is negative; use 0 for no evaluation")
     wanted = cells(config.scenes, config.algorithms, config.seeds)
+    for cell in wanted:
+        _refuse_changes(config, cell)
     failed = []
     with _terminate_is_interrupt():
         for number, cell in enumerate(wanted, start=1):
@@ -93,30 +97,53 @@ def train_command(config: RunConfig, cell: Cell) -> list[str]:
 def collect(config: RunConfig, cell: Cell) -> None:
     """Copy the small files of a complete cell into the results, each whole or not at all.
 
+    An evaluation is copied if it is of the last checkpoint and by the protocol. Where there is none, none is left in
+    the results: it would be of another checkpoint.
+
     Raises:
         UserError: the disk refuses.
     """
     source, target = cell.folder(config.runs_dir), cell.folder(config.results_dir)
-    names = [METRICS, CONFIG, *(f"{f}/{name}" for f in EVALUATIONS.values() for name in (LIVES, EPISODES, SUMMARY))]
     try:
-        for name in names:
-            if not (source / name).exists():
-                continue
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, target / f"{name}.partial")
-            os.replace(target / f"{name}.partial", target / name)
         # Beside the run too: results can be collected again later, elsewhere, and still say where it was trained.
         if not (source / PROVENANCE).exists():
-            _write_json(source / PROVENANCE, provenance(config, cell))
-        shutil.copyfile(source / PROVENANCE, target / PROVENANCE)
+            command = [word for word in train_command(config, cell) if word != "--resume"]
+            write_origin(source / PROVENANCE, ["copo", *command])
+        _copy(source, target, (METRICS, CONFIG, PROVENANCE))
+        if last_checkpoint(source) is None:
+            return  # nothing to hold an evaluation against: what has been collected stays
+        for maps, folder in EVALUATIONS.items():
+            names = (LIVES, EPISODES, SUMMARY)
+            if _is_evaluated(source, maps):
+                _copy(source / folder, target / folder, names)
+                continue
+            stale = [target / folder / name for name in names if (target / folder / name).exists()]
+            for path in stale:
+                path.unlink()
+            if stale:
+                print(f"emptied {target / folder}: the last checkpoint is not evaluated by the protocol", flush=True)
     except OSError as error:
         raise UserError(f"cannot write to {target}: {error}; choose another --results-dir") from error
 
 
-def provenance(config: RunConfig, cell: Cell) -> dict[str, Any]:
-    """What a result depends on besides its settings."""
-    command = [word for word in train_command(config, cell) if word != "--resume"]
-    return origin(["copo", *command])
+def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Those of the files that are there, each whole or not at all."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / f"{name}.partial")
+            os.replace(target / f"{name}.partial", target / name)
+
+
+def _refuse_changes(config: RunConfig, cell: Cell) -> None:
+    """Refuse to pass off a run that is there, whole or in part, as one with other settings."""
+    folder = cell.folder(config.runs_dir)
+    if last_checkpoint(folder) is None and not is_complete(folder, config.total_steps):
+        return
+    try:
+        refuse_changes(train_config(train_command(config, cell)[1:]), folder, "--runs-dir")
+    except UserError as error:
+        raise UserError(f"{cell}: {error}") from error
 
 
 def _train(config: RunConfig, cell: Cell) -> bool:
@@ -142,20 +169,16 @@ def _evaluate(config: RunConfig, cell: Cell) -> bool:
     return done
 
 
-def _is_evaluated(folder: Path, maps: str, episodes: int) -> bool:
-    """Whether the last checkpoint has been evaluated by the protocol in that many episodes."""
-    path = folder / EVALUATIONS[maps] / SUMMARY
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is None or not path.exists():
-        return False
+def _is_evaluated(folder: Path, maps: Maps, episodes: int | None = None) -> bool:
+    """Whether the last checkpoint has been evaluated by the protocol in that many episodes; None: however many."""
     try:
-        summary = json.loads(path.read_text())
-        by_protocol = not isinstance(summary["lcf"], (int, float))  # a number is a factor that somebody has fixed
-    except (ValueError, KeyError, TypeError):
+        summary = json.loads((folder / EVALUATIONS[maps] / SUMMARY).read_text())
+        driven = summary["episodes"]
+        protocol = EvaluateConfig(episodes=driven if episodes is None else episodes, maps=maps)
+        wanted = conditions(load_policy(folder).info, protocol)
+    except (OSError, ValueError, KeyError, TypeError):
         return False  # whatever it is, evaluating again replaces it
-    step = steps_of(checkpoint)
-    wanted = {"env_steps": step, "episodes": episodes, "first_seed": 1_000_000, "horizon": 1000, "deterministic": False}
-    return by_protocol and all(summary.get(name) == value for name, value in wanted.items())
+    return all(summary.get(name) == value for name, value in wanted.items())
 
 
 def _copo(arguments: list[str]) -> bool:
@@ -188,9 +211,3 @@ def _terminate_is_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(path)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from copo_algos.algorithms import get_algorithm
 from copo_algos.errors import UserError
-from copo_algos.policy import last_checkpoint
+from copo_algos.evaluate import Maps
+from copo_algos.policy import last_checkpoint, steps_of
 from copo_envs.scenes import get_scene
 
 METRICS, CONFIG, PROVENANCE = "metrics.csv", "config.json", "provenance.json"
-EVALUATIONS = {"train": "evaluation", "heldout": "evaluation_heldout"}
+EVALUATIONS: dict[Maps, str] = {"train": "evaluation", "heldout": "evaluation_heldout"}
 """Maps that were driven on -> folder in a run, and in its results."""
 
 
@@ -73,5 +74,5 @@ def is_complete(run: Path, total_steps: int) -> bool:
     done = env_steps_done(run)
     checkpoint = last_checkpoint(run)
     # A run that was killed between the last row and the last checkpoint has to do its last stretch again.
-    saved = done if checkpoint is None else int(checkpoint.name.removeprefix("step_"))
+    saved = done if checkpoint is None else steps_of(checkpoint)
     return min(done, saved) >= total_steps

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from copo_algos.config import TrainConfig
 
 NEEDS_EXTRA = (
     'copo {} needs the training extra, and {!r} is missing; install it in the checkout with: pip install ".[train]"'
@@ -48,24 +52,32 @@ def _run(command: str, arguments: list[str]) -> int:
     return exit_code(f"copo {command}", lambda: COMMANDS[command](arguments))
 
 
-def _train(arguments: list[str]) -> None:
+def train_config(arguments: Sequence[str]) -> TrainConfig:
+    """The settings that the words after `copo train` stand for.
+
+    Raises:
+        SystemExit: they stand for none, which has been said on stderr; or for --help.
+    """
     import tyro
 
     from copo_algos.config import PRESETS, TrainConfig, preset
-    from copo_algos.train import train
 
     name = _preset_name(arguments)
     # An unknown name goes to the parser, whose message lists the known ones.
     default = preset(name if name in PRESETS else "default", algorithm=tyro.MISSING)
-    train(
-        tyro.cli(
-            TrainConfig,
-            args=arguments,
-            prog="copo train",
-            default=default,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+    return tyro.cli(
+        TrainConfig,
+        args=arguments,
+        prog="copo train",
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+
+
+def _train(arguments: list[str]) -> None:
+    from copo_algos.train import train
+
+    train(train_config(arguments))
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -98,7 +110,7 @@ def _follow_auto(arguments: list[str]) -> list[str]:
     ]
 
 
-def _preset_name(arguments: list[str]) -> str:
+def _preset_name(arguments: Sequence[str]) -> str:
     """The value of --preset, which decides the defaults of all the others."""
     for position, argument in enumerate(arguments):
         if argument == "--preset" and position + 1 < len(arguments):

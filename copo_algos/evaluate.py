@@ -41,6 +41,7 @@ from copo_envs.step_batch import StepBatch
 
 NOISE_STREAM = 1
 """With the episode's seed it seeds the policy's draws; the seed alone seeds the simulator's."""
+Maps = Literal["train", "heldout"]
 LIVES, EPISODES, SUMMARY = "lives.csv", "episodes.csv", "summary.json"
 
 
@@ -74,7 +75,7 @@ class EvaluateConfig:
     """Drive by the mean of the action distribution instead of drawing from it."""
     lcf: float | None = None
     """One local coordination factor in [-1, 1] for everybody. Default: drawn from the learned distribution."""
-    maps: Literal["train", "heldout"] = "train"
+    maps: Maps = "train"
     """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
     geometry: Literal["published", "metadrive"] | None = None
     """Roads to drive on. Default: as in training."""
@@ -119,16 +120,28 @@ def evaluate(config: EvaluateConfig) -> pd.DataFrame:
 
 def plan(info: PolicyInfo, config: EvaluateConfig) -> list[Episode]:
     """The episodes that the settings ask for; what they leave open is as in the policy's training."""
-    options = scene_options(
-        info.scene,
-        num_agents=info.num_agents if config.num_agents is None else config.num_agents,
-        rule_based=info.rule_based if config.rule_based is None else config.rule_based,
-        horizon=config.horizon,
-        geometry=config.geometry or info.geometry,
-        start_seed=info.start_seed,
-        maps=config.maps,
-    )
+    options = _options(info, config)
     return [Episode(k, config.first_seed + k, options) for k in range(config.episodes)]
+
+
+def conditions(info: PolicyInfo, config: EvaluateConfig) -> dict[str, Any]:
+    """What an evaluation is of, as summary.json says it: the policy, the episodes and how they are driven."""
+    options = _options(info, config)
+    learned = {"mean": info.lcf_mean, "std": info.lcf_std}
+    return {
+        "scene": info.scene,
+        "algorithm": info.algorithm,
+        "env_steps": info.env_steps,
+        "episodes": config.episodes,
+        "first_seed": config.first_seed,
+        "horizon": config.horizon,
+        "num_agents": options.num_agents,
+        "rule_based": options.rule_based,
+        "geometry": options.geometry,
+        "maps": config.maps,
+        "deterministic": config.deterministic,
+        "lcf": None if not info.uses_lcf else learned if config.lcf is None else config.lcf,
+    }
 
 
 def drive(
@@ -275,6 +288,19 @@ def _check(config: EvaluateConfig) -> None:
         raise UserError(f"give either {config.path} or --scene and --algorithm, not both: a run knows its own scene")
 
 
+def _options(info: PolicyInfo, config: EvaluateConfig) -> SceneOptions:
+    """The scene that the settings ask for; what they leave open is as in the policy's training."""
+    return scene_options(
+        info.scene,
+        num_agents=info.num_agents if config.num_agents is None else config.num_agents,
+        rule_based=info.rule_based if config.rule_based is None else config.rule_based,
+        horizon=config.horizon,
+        geometry=config.geometry or info.geometry,
+        start_seed=info.start_seed,
+        maps=config.maps,
+    )
+
+
 def _jobs(config: EvaluateConfig) -> list[_Job]:
     """Every policy that the path or the scene and algorithm stand for."""
     if config.path is None:
@@ -324,21 +350,9 @@ def _evaluate_one(
     begin = time.perf_counter()
     with _Bar(console, f"{info.algorithm} on {info.scene}", config.episodes, config.horizon) as bar:
         lives = drive(policy, episodes, config.workers, config.deterministic, config.lcf, bar.step)
-    learned = {"mean": info.lcf_mean, "std": info.lcf_std}
     summary = {
         "run": job.name,
-        "scene": info.scene,
-        "algorithm": info.algorithm,
-        "env_steps": info.env_steps,
-        "episodes": config.episodes,
-        "first_seed": config.first_seed,
-        "horizon": config.horizon,
-        "num_agents": episodes[0].options.num_agents,
-        "rule_based": episodes[0].options.rule_based,
-        "geometry": episodes[0].options.geometry,
-        "maps": config.maps,
-        "deterministic": config.deterministic,
-        "lcf": None if not info.uses_lcf else learned if config.lcf is None else config.lcf,
+        **conditions(info, config),
         "lives": len(lives),
         "measures": scores.overall(lives, config.horizon),
         "interval_95": _intervals(lives, config),

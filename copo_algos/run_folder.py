@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from copo_algos.algorithms import get_algorithm
 from copo_algos.checkpoint import BEST
 from copo_algos.config import TrainConfig
 from copo_algos.errors import UserError
@@ -21,7 +22,6 @@ def prepare(config: TrainConfig, folder: Path) -> Path | None:
         UserError: a run is there already, there is none to resume, its settings differ, or it cannot be written.
     """
     found = last_checkpoint(folder)
-    settings = folder / "config.json"
     if config.resume and found is None:
         raise UserError(f"nothing to resume: {folder} has no checkpoint; leave out --resume to begin")
     if not config.resume and found is not None:
@@ -30,7 +30,7 @@ def prepare(config: TrainConfig, folder: Path) -> Path | None:
     if not config.resume and best.exists():
         raise UserError(f"{best} is left of an earlier run; move it away to begin, or choose another --run-dir")
     if config.resume:
-        _refuse_changes(config, _read(settings))
+        refuse_changes(config, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,6 +61,30 @@ def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
 MAY_CHANGE = ("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "wandb", "device", "preset")
 
 
+def refuse_changes(config: TrainConfig, folder: Path, option: str = "--run-dir") -> None:
+    """Refuse settings under which the run in a folder would become another one.
+
+    Args:
+        config: asked for.
+        folder: of the run, which has a config.json.
+        option: chooses another folder, for the message.
+
+    Raises:
+        UserError: they differ from those that the run was made with, or these cannot be read.
+    """
+    # A setting that came after the run: its default is what the run was made with.
+    before = {**TrainConfig(config.algorithm).as_dict(), **_read(folder / "config.json")}
+    for name, value in config.as_dict().items():
+        # A curriculum's quarters are of its total: with another one, vehicles that are there already would leave.
+        grows = name == "total_steps" and get_algorithm(config.algorithm).curriculum
+        if before[name] != value and (grows or name not in MAY_CHANGE):
+            why = ", by which its number of vehicles grows" if grows else ""
+            raise UserError(
+                f"cannot resume with {name}={value}: the run was made with {before[name]}{why}; "
+                f"give the same, or choose another {option}"
+            )
+
+
 def _read(settings: Path) -> dict[str, Any]:
     try:
         values = json.loads(settings.read_text())
@@ -69,17 +93,6 @@ def _read(settings: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"cannot resume: {settings} does not hold the settings of a run")
     return values
-
-
-def _refuse_changes(config: TrainConfig, before: dict[str, Any]) -> None:
-    # A setting that came after the run: its default is what the run was made with.
-    before = {**TrainConfig(config.algorithm).as_dict(), **before}
-    for name, value in config.as_dict().items():
-        if name not in MAY_CHANGE and before[name] != value:
-            raise UserError(
-                f"cannot resume with {name}={value}: the run was made with {before[name]}; "
-                f"give the same, or choose another --run-dir"
-            )
 
 
 def versions() -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from copo_algos.config import TrainConfig, with_values
 from copo_algos.curriculum import vehicles_at
+from copo_algos.errors import UserError
 from copo_algos.train import Trainer, train
 from copo_envs.process import SceneVector
 from copo_envs.scenes import SceneError, scene_options
@@ -56,6 +59,19 @@ def test_vehicles_become_more_as_training_goes_on(tmp_path: Path):
     with (folder / "metrics.csv").open(newline="") as file:
         vehicles = [float(row["vehicles_mean"]) for row in csv.DictReader(file)]
     assert vehicles[0] <= 2 and 2 < vehicles[3] <= 4 and 4 < vehicles[5] <= 6 and 6 < vehicles[7] <= 8
+
+
+@pytest.mark.parametrize("total_steps", [80, 320])
+def test_a_run_is_not_resumed_with_another_total_whose_quarters_have_other_numbers(tmp_path: Path, total_steps: int):
+    config = with_values(TrainConfig("curriculum", run_dir=tmp_path), SETTINGS)
+    before = (train(config) / "metrics.csv").read_bytes()
+    with pytest.raises(
+        UserError, match=f"cannot resume with total_steps={total_steps}: the run was made with 160, by which its number"
+    ):
+        train(replace(config, total_steps=total_steps, resume=True))
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    assert json.loads((tmp_path / "config.json").read_text())["total_steps"] == 160
+    train(replace(config, resume=True))
 
 
 def test_a_resumed_run_begins_with_the_vehicles_of_its_stage():

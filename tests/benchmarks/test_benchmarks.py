@@ -25,11 +25,15 @@ from benchmarks.results_folder import (
     success_interval,
     windowed_success,
 )
-from benchmarks.run import RunConfig, collect, run, train_command
+from benchmarks.run import RunConfig, _is_evaluated, collect, run, train_command
 from benchmarks.suite import EVALUATIONS, Cell, cells, env_steps_done, is_complete
 from copo_algos import scores
 from copo_algos.algorithms import ALGORITHMS
+from copo_algos.cli import train_config
 from copo_algos.errors import UserError
+from copo_algos.evaluate import EvaluateConfig
+from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
+from copo_algos.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = markers("results")
@@ -190,6 +194,15 @@ def test_report_names_its_origin_and_its_definitions(results: Path):
         assert part in text
 
 
+def test_a_note_stands_in_the_report_and_on_the_page_of_its_algorithm(results: Path):
+    path = Cell("intersection", "copo", 1).folder(results) / "provenance.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "note": "stopped before the end"}))
+    note, found = "Note (copo on intersection, seed 1): stopped before the end\n", load(results)
+    assert f"* {note}" in reporting.full_report(found)
+    assert algorithm_pages.results_block("copo", found, "report.md").endswith(f"```\n\n{note}")
+    assert "Note" not in algorithm_pages.results_block("ippo", found, "report.md")
+
+
 def test_report_writes_tables_pictures_and_the_block_in_the_readme(results: Path, tmp_path: Path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -243,8 +256,10 @@ def test_every_scene_of_an_algorithm_has_a_row_and_held_out_maps_stand_beside_th
 
 def test_the_interval_of_one_seed_is_that_of_its_evaluation():
     for result in load(ROOT / "benchmarks" / "results"):
-        for maps in result.evaluations:
-            folder = result.cell.folder(ROOT / "benchmarks" / "results") / EVALUATIONS[maps]
+        for maps, name in EVALUATIONS.items():
+            if maps not in result.evaluations:
+                continue
+            folder = result.cell.folder(ROOT / "benchmarks" / "results") / name
             wanted = json.loads((folder / "summary.json").read_text())["interval_95"]["success_rate"]
             assert success_interval([result], maps) == pytest.approx(wanted, abs=1e-5)
 
@@ -420,6 +435,126 @@ def test_origin_of_a_run_is_kept_when_it_is_collected_again(tmp_path: Path):
     made = json.loads((cell.folder(config.results_dir) / "provenance.json").read_text())
     assert made["command"].endswith(f"--run-dir {cell.folder(config.runs_dir)}")
     assert "--resume" not in train_command(config, cell)
+
+
+PROTOCOL = {
+    "env_steps": 1600,
+    "episodes": 2,
+    "first_seed": 1_000_000,
+    "horizon": 1000,
+    "num_agents": 4,
+    "rule_based": 1,
+    "geometry": "metadrive",
+    "maps": "train",
+    "deterministic": False,
+    "lcf": {"mean": 0.25, "std": 0.125},
+}
+"""What summary.json says of an evaluation of `write_run`."""
+
+
+def save_checkpoint(run: Path, env_steps: int) -> None:
+    info = PolicyInfo("particles", "copo", 32, 4, True, 0.25, 0.125, False, env_steps, "metadrive", 1)
+    folder = run / "checkpoints" / f"step_{env_steps:09d}"
+    folder.mkdir(parents=True)
+    save_policy(Policy(make_actor(info), info), folder)
+
+
+def write_run(root: Path) -> Path:
+    """A run of CoPO on the particles, one iteration of 1,600 env steps, evaluated in two episodes."""
+    lives = [life(0, 0, "success", 9), life(1, 0, "crash", 9)]
+    run = write_result(root, Cell("particles", "copo", 0), metrics([1], [2], [0.5]), lives)
+    save_checkpoint(run, 1600)
+    write_summary(run)
+    return run
+
+
+def write_summary(run: Path, **changes: object) -> None:
+    about = {"run": str(run), "scene": "particles", "algorithm": "copo", **PROTOCOL, **changes}
+    (run / "evaluation" / "summary.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_agents": 3},
+        {"rule_based": 0},
+        {"geometry": "published"},
+        {"maps": "heldout"},
+        {"lcf": 0.0},
+        {"deterministic": True},
+        {"first_seed": 0},
+        {"horizon": 100},
+        {"env_steps": 800},
+    ],
+    ids=str,
+)
+def test_only_the_protocol_counts_as_evaluated_and_is_collected(tmp_path: Path, changes: dict[str, object]):
+    config = RunConfig(runs_dir=tmp_path / "runs", results_dir=tmp_path / "results", evaluate=0)
+    cell, run = Cell("particles", "copo", 0), write_run(config.runs_dir)
+    assert _is_evaluated(run, "train", 2) and not _is_evaluated(run, "train", 20)
+    write_summary(run, **changes)
+    assert not _is_evaluated(run, "train", 2)
+    collect(config, cell)
+    assert not (cell.folder(config.results_dir) / "evaluation").exists()
+
+
+def test_an_evaluation_of_an_earlier_checkpoint_does_not_stay_in_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = RunConfig(runs_dir=tmp_path / "runs", results_dir=tmp_path / "results", evaluate=0)
+    cell, run = Cell("particles", "copo", 0), write_run(config.runs_dir)
+    collect(config, cell)
+    (result,) = load(config.results_dir)
+    assert result.episodes == 2 and result.evaluations["train"]["success_rate"] == 0.5
+    (run / "checkpoints").rename(run / "elsewhere")
+    collect(config, cell)
+    assert load(config.results_dir)[0].episodes == 2, "nothing says that it is of an earlier one"
+    (run / "elsewhere").rename(run / "checkpoints")
+    capsys.readouterr()
+    save_checkpoint(run, 3200)
+    for said in (f"emptied {cell.folder(config.results_dir) / 'evaluation'}: the last checkpoint is not", ""):
+        collect(config, cell)
+        assert not load(config.results_dir)[0].evaluations
+        printed = capsys.readouterr().out
+        assert printed.startswith(said) and bool(printed) == bool(said)
+    assert (run / "evaluation" / "lives.csv").exists(), "the run keeps what it has"
+
+
+def test_a_cell_that_was_made_with_other_settings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    same = "--num-envs 0 --num-agents 4 --steps-per-iteration 40 --update-epochs 1 --minibatch-size 64"
+    config = RunConfig(total_steps=80, train_options=same, runs_dir=tmp_path / "runs")
+    for algorithm in ("ippo", "curriculum"):
+        train(train_config(train_command(config, Cell("particles", algorithm, 0))[1:]))
+
+    def go(algorithm: str, total_steps: int, options: str) -> str:
+        arguments = ["run", "--scenes", "particles", "--algorithms", algorithm, "--total-steps", str(total_steps)]
+        arguments += ["--evaluate", "0", "--runs-dir", str(tmp_path / "runs"), f"--train-options={options}"]
+        capsys.readouterr()
+        code = main([*arguments, "--results-dir", str(tmp_path / "results")])
+        out, err = capsys.readouterr()
+        assert code == (2 if err else 0) and err.count("\n") == bool(err)
+        assert bool(err) != out.startswith("[1/1]"), "refused before anything is begun"
+        return err or out
+
+    assert "complete, 80 env steps" in go("ippo", 80, same)
+    assert "complete, 80 env steps" in go("curriculum", 80, f"{same} --checkpoint-every 40")
+    for total_steps in (40, 80, 120):
+        assert go("ippo", total_steps, f"{same} --preset paper --clip-coef 0.9 --num-envs 0") == (
+            "benchmarks run: ippo on particles, seed 0: cannot resume with neighbour_rule=tf: "
+            "the run was made with ours; give the same, or choose another --runs-dir\n"
+        )
+        assert "cannot resume with clip_coef=0.9: the run was made with 0.2;" in go(
+            "ippo", total_steps, f"{same} --clip-coef 0.9"
+        )
+    for total_steps in (40, 120):
+        assert go("curriculum", total_steps, same) == (
+            f"benchmarks run: curriculum on particles, seed 0: cannot resume with total_steps={total_steps}: the run "
+            "was made with 80, by which its number of vehicles grows; give the same, or choose another --runs-dir\n"
+        )
+
+
+def test_a_cell_is_evaluated_in_as_many_episodes_as_the_protocol_has():
+    assert RunConfig().evaluate == EvaluateConfig().episodes == 20
 
 
 @pytest.mark.parametrize("arguments", [["--total-steps", "0"], ["--evaluate", "-1"], ["--scenes", "moon"]])

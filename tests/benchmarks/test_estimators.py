@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from benchmarks import estimators
 from benchmarks.estimators import ESTIMATORS, EstimatorsConfig, main, training, what_they_say
 from copo_algos.config import TrainConfig, with_values
+from copo_algos.errors import UserError
 from copo_algos.train import Trainer, train
 
 TINY: dict[str, Any] = {"num_envs": 0, "num_agents": 6, "horizon": 20, "steps_per_iteration": 48, "minibatch_size": 64}
@@ -41,6 +43,36 @@ def test_the_training_is_the_one_without_measuring(tmp_path: Path, monkeypatch: 
     before = measured.read_text()
     main(config(tmp_path))  # complete: nothing is trained again
     assert measured.read_text() == before
+
+
+def test_a_training_keeps_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(estimators, "SETUPS", {"per_sample": TINY})
+    run, collected = (tmp_path / folder / "per_sample" / "provenance.json" for folder in ("runs", "out"))
+
+    def go(words: str) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["estimators", *words.split()])
+        main(config(tmp_path))
+        return json.loads(collected.read_text())
+
+    first = go("--total-steps 96")
+    assert first["command"] == "python -m benchmarks.estimators --total-steps 96"
+    assert go("--total-steps 96 --setups per_sample") == first == json.loads(run.read_text())
+    noted = {**first, "note": "by hand"}
+    run.write_text(json.dumps(noted))
+    assert go("again") == noted
+    run.unlink()
+    assert go("from before it was written beside the training") == noted
+    collected.unlink()
+    assert go("and never collected")["command"].endswith("and never collected")
+
+
+def test_a_training_with_other_settings_is_not_taken_for_the_one_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(estimators, "SETUPS", {"per_sample": TINY})
+    main(config(tmp_path))
+    with pytest.raises(UserError, match=r"with seed=4: the run was made with 3; .* choose another --runs-dir"):
+        main(replace(config(tmp_path), seed=4))
 
 
 def test_all_setups_are_trainings_of_copo(tmp_path: Path):

@@ -33,8 +33,16 @@ def test_windows_of_16000_steps():
     table = windowed(metrics([0, 2, 4, 6, 8], [0.0, 0.2, 0.4, 0.6, 0.8], [1, 2, 3, 4, 5]))
     assert table["env_steps"].tolist() == [16_000, 32_000, 40_000]
     assert table["success"].tolist() == [2 / 20, 10 / 20, 8 / 10]
-    assert table["lcf_mean_deg"].tolist() == [2, 4, 5]
     assert table["released_positive"].tolist() == pytest.approx([0.1, 0.5, 0.8])
+
+
+def test_success_is_over_16000_steps_wherever_they_begin_and_end():
+    def success(rows: list[int]) -> str:
+        runs = {"released": metrics(rows, [0.5] * len(rows), [1] * len(rows))}
+        return tables(runs).splitlines()[2].partition("9° | ")[2]
+
+    assert success([0, 2, 9, 9, 2]) == "90 | 55 |"  # 20,000 to 32,000; the last 8,000 alone would be 20
+    assert success([3]) == "- | 30 |", "fewer than 16,000: there is no best, and the last are all"
 
 
 def test_tables_are_those_worked_out_by_hand(tmp_path: Path):
