@@ -85,11 +85,12 @@ def about(runs: dict[str, pd.DataFrame]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found[0]["versions"].items())
     dates = ", ".join(sorted({one["date"] for one in found}))
     lengths = ", ".join(
-        f"{NAMES[setup]}: {metrics['env_steps'].iloc[-1]:,} env steps" for setup, metrics in runs.items()
+        f"{NAMES[setup]}: {metrics['env_steps'].iloc[-1]:,} env steps on {one['hardware'].partition(',')[0]}"
+        for (setup, metrics), one in zip(runs.items(), found, strict=True)
     )
     return (
         f"CoPO on {settings['scene']}, seed {settings['seed']}, one training per setup ({lengths}); windows of "
-        f"{WINDOW:,} env steps. {found[0]['hardware']}; {versions}; {dates}."
+        f"{WINDOW:,} env steps. {versions}; {dates}."
     )
 
 
