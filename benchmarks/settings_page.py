@@ -15,7 +15,12 @@ from benchmarks.results_folder import WINDOW, best_success, windowed_success
 RESULTS = Path(__file__).parent / "results"
 TRIED = RESULTS / "settings"
 DOCS = Path(__file__).parent.parent / "docs" / "algorithms"
-PAGES = {"neighbour-rule": DOCS / "README.md", "clipping": DOCS / "ppo.md", "iteration": DOCS / "ppo.md"}
+PAGES = {
+    "neighbour-rule": DOCS / "README.md",
+    "clipping": DOCS / "ppo.md",
+    "iteration": DOCS / "ppo.md",
+    "step-sizes": DOCS / "ppo.md",
+}
 """Name of a table -> the page that shows it."""
 LOOSE, TIGHT = "`clip_coef` 0.3, `value_clip` 10", "0.2, 100 (default)"
 CELLS = RESULTS / "intersection"
@@ -35,6 +40,15 @@ TABLES = {
         "CoPO, 800 (default), seed 0": CELLS / "copo" / "seed0" / "metrics.csv",
         "IPPO, 1,600, seed 0": TRIED / "tight_ippo_seed0.csv",
         "IPPO, 800 (default), seed 0": CELLS / "ippo" / "seed0" / "metrics.csv",
+    },
+    "step-sizes": {
+        "default, seed 100": RESULTS / "estimators" / "per_sample" / "metrics.csv",
+        "default on another processor, seed 100": TRIED / "every800_seed100.csv",
+        "`value_learning_rate` 1e-3, seed 100": TRIED / "value_rate_seed100.csv",
+        "`kl_target` 0.03, seed 100": TRIED / "kl_target_seed100.csv",
+        "`log_std_init` -0.7, seed 100": TRIED / "log_std_seed100.csv",
+        "default, seed 101": TRIED / "every800_seed101.csv",
+        "`value_learning_rate` 1e-3, seed 101": TRIED / "value_rate_seed101.csv",
     },
     "clipping": {
         f"CoPO, {LOOSE}, seed 100": TRIED / "loose_ours_seed100.csv",
