@@ -65,7 +65,7 @@ def worker_cpu_seconds() -> float:
 
 def measure(config: CostConfig, algorithm: str, step_backend: str) -> Iterator[dict[str, Any]]:
     """One row per phase, and their sum."""
-    values = {"scene": config.scene, "step_backend": step_backend}
+    values: dict[str, Any] = {"scene": config.scene, "step_backend": step_backend}
     if config.num_envs is not None:
         values["num_envs"] = config.num_envs
     settings = with_values(preset(config.preset, algorithm), values)

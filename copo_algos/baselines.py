@@ -45,6 +45,7 @@ def named_driver(scene: str, name: str) -> Policy:
         UserError: no such algorithm.
         CheckpointError: no policy of it for this scene comes with the package.
     """
+    get_scene(scene)
     if name in BASELINES:
         return BASELINES[name](scene, name)
     get_algorithm(name)

@@ -56,11 +56,9 @@ class Evaluations:
         self._best = best_success(folder) if config.evaluate_every else -math.inf
 
     def due(self, env_steps: int) -> bool:
-        """Whether the iteration that ended after `env_steps` crossed a multiple of `evaluate_every`, and the evaluation
-        has not been done: a signal may have stopped it before the run was resumed."""
-        every = self._config.evaluate_every
-        before = max(0, env_steps - self._config.iteration_steps)
-        return every > 0 and before // every < env_steps // every and not self._log.evaluated(env_steps)
+        """Whether there is to be an evaluation after `env_steps` and it has not been done: a signal may have stopped it
+        before the run was resumed."""
+        return evaluation_due(self._config, env_steps) and not self._log.evaluated(env_steps)
 
     def run(self, checkpoint: Path, after_step: Callable[[], None]) -> None:
         """Evaluate a checkpoint, write the row, and keep a copy if more vehicles arrived than ever before.
@@ -89,6 +87,13 @@ class Evaluations:
             keep_best(checkpoint, row)
         self._log.write_evaluation(row)
         self._progress.evaluation(row, better)
+
+
+def evaluation_due(config: TrainConfig, env_steps: int) -> bool:
+    """Whether the iteration that ended after `env_steps` crossed a multiple of `evaluate_every`."""
+    every = config.evaluate_every
+    before = max(0, env_steps - config.iteration_steps)
+    return every > 0 and before // every < env_steps // every
 
 
 def evaluate_checkpoint(

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from copo_algos.errors import CheckpointError
 from copo_algos.policy import Policy, checkpoints, load_into, load_tensors, save_policy
+from copo_envs.scenes import is_whole
 
 KEPT = 3
 BEST = "best"
@@ -134,20 +135,37 @@ def load_learner(folder: Path, parts: LearnerParts) -> dict[str, Any]:
     tensors = load_tensors(path)
     try:
         state = json.loads((folder / "learner.json").read_text())
+        if not isinstance(state, dict):
+            raise ValueError("it does not hold the values of a learner")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / 'learner.json'} cannot be read ({error}); use another checkpoint") from error
     for name, module in parts.modules.items():
         load_into(module, _under(tensors, name), path)
-    for name, optimizer in parts.optimizers.items():
-        flat = _under(tensors, name)
-        saved = optimizer.state_dict()
-        saved["state"] = {}
-        for key, tensor in flat.items():
-            index, entry = key.split(".")
-            saved["state"].setdefault(int(index), {})[entry] = tensor
-        optimizer.load_state_dict(saved)
-    parts.generator.set_state(tensors["generator"])
+    try:
+        for name, optimizer in parts.optimizers.items():
+            flat = _under(tensors, name)
+            saved = optimizer.state_dict()
+            saved["state"] = {}
+            for key, tensor in flat.items():
+                index, entry = key.split(".")
+                saved["state"].setdefault(int(index), {})[entry] = tensor
+            optimizer.load_state_dict(saved)
+        parts.generator.set_state(tensors["generator"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not hold a learner ({error!r}); use another checkpoint") from error
     return state
+
+
+def counts(state: dict[str, Any], *names: str) -> list[int]:
+    """The named counts among the plain values of a checkpoint.
+
+    Raises:
+        KeyError: one is missing; ValueError: one is no whole number of 0 or more.
+    """
+    for name in names:
+        if not is_whole(state[name]) or state[name] < 0:
+            raise ValueError(f"{name}={state[name]!r} is no whole number of 0 or more")
+    return [state[name] for name in names]
 
 
 def _tensors_of(parts: LearnerParts) -> dict[str, torch.Tensor]:

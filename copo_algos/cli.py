@@ -111,13 +111,14 @@ def _follow_auto(arguments: list[str]) -> list[str]:
 
 
 def _preset_name(arguments: Sequence[str]) -> str:
-    """The value of --preset, which decides the defaults of all the others."""
+    """The value of the last --preset, which is the one that the parser takes: it decides the defaults of all others."""
+    name = "default"
     for position, argument in enumerate(arguments):
         if argument == "--preset" and position + 1 < len(arguments):
-            return arguments[position + 1]
+            name = arguments[position + 1]
         if argument.startswith("--preset="):
-            return argument.partition("=")[2]
-    return "default"
+            name = argument.partition("=")[2]
+    return name
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -11,11 +12,14 @@ import tyro
 from copo_algos.algorithms import get_algorithm
 from copo_algos.errors import UserError
 from copo_algos.rewards import NeighbourRule
-from copo_envs.scenes import scene_options
+from copo_envs.scenes import MOST, SceneOptions, scene_options
 
 PARTS = ("ppo", "lcf", "critic")
 LOG_STD_RANGE = (-20.0, 2.0)
-"""An actor's log standard deviations are kept in it."""
+"""Log standard deviations are kept in it: those of an actor, and that of phi."""
+FIRST_MAP, MAPS_APART = 5000, 1000
+"""The map of pg_map is the first one + seed * what lies between two."""
+MAX_SEED = (MOST["start_seed"] - FIRST_MAP) // MAPS_APART
 Estimator = Literal["per_sample", "split", "released"]
 PresetName = Literal["default", "paper", "paper_torch"]
 
@@ -149,7 +153,23 @@ class TrainConfig:
     @property
     def start_seed(self) -> int:
         """The map of pg_map: each run seed has its own, as in the published protocol."""
-        return 5000 + 1000 * self.seed
+        return FIRST_MAP + MAPS_APART * self.seed
+
+    def scene_options(self) -> SceneOptions:
+        """The scene to train on.
+
+        Raises:
+            SceneError: an unknown scene, or a value that it cannot take.
+        """
+        return scene_options(
+            self.scene,
+            num_agents=self.num_agents,
+            rule_based=self.rule_based,
+            horizon=self.horizon,
+            start_seed=self.start_seed,
+            geometry=self.geometry,
+            step_backend=self.step_backend,
+        )
 
     @property
     def iteration_steps(self) -> int:
@@ -225,6 +245,10 @@ def with_values(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
     return replace(config, **values)
 
 
+MAY_BE_INFINITE = ("neighbours_distance", "mean_field_distance", "clip_coef", "value_clip")
+"""Settings where infinity means everybody, or no clipping."""
+
+
 def check(config: TrainConfig) -> None:
     """Refuse settings that are unknown, impossible or contradict each other.
 
@@ -234,8 +258,6 @@ def check(config: TrainConfig) -> None:
     """
     algorithm = get_algorithm(config.algorithm)
     ppo, lcf, critic = config.ppo, config.lcf, config.critic
-    if algorithm.critic_input != "ego" and config.num_agents == 1:
-        raise UserError(f"the critic of {algorithm.name} looks at neighbours, and num_agents=1 has none; use 2 or more")
     rows = max(1, config.num_envs)
     if config.num_envs < 0:
         raise UserError(f"num_envs={config.num_envs}; use 1 or more worker processes, or 0 for none")
@@ -254,10 +276,17 @@ def check(config: TrainConfig) -> None:
         ("gae_lambda", ppo.gae_lambda, 0, 1),
         ("lcf_initial_mean", lcf.lcf_initial_mean, -0.999, 0.999),
         ("fixed_lcf", lcf.fixed_lcf, -1, 1),
+        ("lcf_learning_rate", lcf.lcf_learning_rate, 0, 1000),  # a step of Adam is about as long
         ("log_std_init", ppo.log_std_init, *LOG_STD_RANGE),
     ):
         if not low <= value <= high:
             raise UserError(f"{name}={value} is not in [{low}, {high}]")
+    low, high = LOG_STD_RANGE
+    if not math.exp(low) <= lcf.lcf_initial_std <= math.exp(high):
+        raise UserError(
+            f"lcf_initial_std={lcf.lcf_initial_std} is not between exp({low:g}) and exp({high:g}), about 7.389, within "
+            "which it is kept"
+        )
     for name, number in (
         ("seed", config.seed),
         ("rule_based", config.rule_based),
@@ -280,7 +309,6 @@ def check(config: TrainConfig) -> None:
         ("update_epochs", ppo.update_epochs),
         ("minibatch_size", ppo.minibatch_size),
         ("lcf_learning_rate", lcf.lcf_learning_rate),
-        ("lcf_initial_std", lcf.lcf_initial_std),
         ("neighbours_distance", config.neighbours_distance),
         ("checkpoint_every", config.checkpoint_every),
         ("evaluate_episodes", config.evaluate_episodes),
@@ -289,7 +317,19 @@ def check(config: TrainConfig) -> None:
     ):
         if not number > 0:
             raise UserError(f"{name}={number}; use a number above 0")
-    vehicles = scene_options(config.scene, num_agents=config.num_agents, rule_based=config.rule_based).num_agents
+    for section in (config, ppo, lcf, critic):
+        for name, number in vars(section).items():
+            if isinstance(number, float) and math.isinf(number) and name not in MAY_BE_INFINITE:
+                raise UserError(f"{name}={number}; use a finite number")
+    _check_seed(config)
+    vehicles = config.scene_options().num_agents
+    if algorithm.critic_input != "ego" and vehicles == 1:
+        raise UserError(f"the critic of {algorithm.name} looks at neighbours, and num_agents=1 has none; use 2 or more")
+    if algorithm.critic_input == "concat" and critic.num_neighbours >= vehicles:
+        raise UserError(
+            f"num_neighbours={critic.num_neighbours}, but each of the {vehicles} vehicles has {vehicles - 1} others "
+            f"that its critic can see; use {vehicles - 1} or less"
+        )
     most = config.steps_per_iteration * vehicles
     for name, size in (
         ("minibatch_size", ppo.minibatch_size),
@@ -300,3 +340,18 @@ def check(config: TrainConfig) -> None:
                 f"{name}={size} is more than an iteration holds: {config.steps_per_iteration} env steps with "
                 f"{vehicles} vehicles are {most} samples at most; use {most} or less, or more steps_per_iteration"
             )
+
+
+def _check_seed(config: TrainConfig) -> None:
+    """Refuse a seed whose map does not exist or is one of those to test on."""
+    if config.seed > MAX_SEED:
+        raise UserError(
+            f"seed={config.seed} is too large: the map of pg_map, {FIRST_MAP} + {MAPS_APART} * seed, can be "
+            f"{MOST['start_seed']} at most; use {MAX_SEED} or less"
+        )
+    first, count = SceneOptions.heldout_start_seed, SceneOptions.num_heldout
+    if config.scene == "pg_map" and first <= config.start_seed < first + count:
+        raise UserError(
+            f"seed={config.seed} is map {config.start_seed} of pg_map, and {first} to {first + count - 1} are kept "
+            "apart to test on; use another seed"
+        )

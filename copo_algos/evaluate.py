@@ -30,7 +30,7 @@ from copo_algos import scores
 from copo_algos.baselines import named_driver
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.machine import hardware
-from copo_algos.policy import DESCRIPTION, Policy, PolicyInfo, last_checkpoint, load_policy
+from copo_algos.policy import DESCRIPTION, Policy, PolicyInfo, last_checkpoint, load_policy, run_of
 from copo_algos.released import is_released, load_released
 from copo_algos.run_folder import versions
 from copo_algos.statistics import bootstrap_interval
@@ -107,10 +107,12 @@ def evaluate(config: EvaluateConfig) -> pd.DataFrame:
     _check(config)
     console = Console()
     jobs = _jobs(config)
+    policies = [job.policy() for job in jobs]
+    # All are read and fit the settings before the first of them drives, which can take hours.
+    plans = [_plan_for(policy, job, config) for job, policy in zip(jobs, policies, strict=True)]
     summaries = []
-    for job in jobs:
-        policy = job.policy()
-        summary, lives = _evaluate_one(config, job, policy, console)
+    for job, policy, episodes in zip(jobs, policies, plans, strict=True):
+        summary, lives = _evaluate_one(config, job, policy, episodes, console)
         _write(job.output, lives, summary)
         summaries.append(summary)
     _print(console, summaries, [job.output for job in jobs])
@@ -327,6 +329,7 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
 
 
 def _runs_in(path: Path) -> list[Path]:
+    path = run_of(path)
     if not path.is_dir():
         raise CheckpointError(f"no folder {path}; give a run folder such as runs/intersection/copo/seed0")
     if (path / DESCRIPTION).exists() or last_checkpoint(path):
@@ -337,15 +340,20 @@ def _runs_in(path: Path) -> list[Path]:
     return runs
 
 
-def _evaluate_one(
-    config: EvaluateConfig, job: _Job, policy: Policy, console: Console
-) -> tuple[dict[str, Any], pd.DataFrame]:
+def _plan_for(policy: Policy, job: _Job, config: EvaluateConfig) -> list[Episode]:
+    """The episodes of a policy; refuses settings that do not fit it."""
     info = policy.info
     if config.lcf is not None and not info.uses_lcf:
         raise UserError(f"lcf={config.lcf}, but {job.name} is {info.algorithm}, which has none; leave out --lcf")
     if config.maps == "heldout" and info.scene != "pg_map":
         raise UserError(f"{info.scene} has one map; only pg_map has held-out ones: leave out --maps")
-    episodes = plan(info, config)
+    return plan(info, config)
+
+
+def _evaluate_one(
+    config: EvaluateConfig, job: _Job, policy: Policy, episodes: list[Episode], console: Console
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    info = policy.info
     torch.set_num_threads(1)  # a population is a small batch: handing it between threads costs more than it wins
     begin = time.perf_counter()
     with _Bar(console, f"{info.algorithm} on {info.scene}", config.episodes, config.horizon) as bar:

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from copo_algos import losses
 from copo_algos.advantages import STD_FLOOR
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN
-from copo_algos.config import LCFConfig
+from copo_algos.config import LOG_STD_RANGE, LCFConfig
 from copo_algos.mlp import TanhMLP
 from copo_algos.networks import GaussianActor, gaussian_log_prob, layers_of, parameters_of, split_head
 from copo_algos.types import Samples
@@ -40,7 +40,7 @@ class LCFDistribution(nn.Module):
 
     Args:
         mean: at the start, in (-1, 1).
-        std: at the start, above 0.
+        std: at the start, in [exp(-20), exp(2)].
     """
 
     def __init__(self, mean: float, std: float):
@@ -54,7 +54,7 @@ class LCFDistribution(nn.Module):
 
     def std(self) -> torch.Tensor:
         """() above 0."""
-        return torch.exp(self.y.clamp(-20, 2))
+        return torch.exp(self.y.clamp(*LOG_STD_RANGE))
 
 
 @dataclass(frozen=True)

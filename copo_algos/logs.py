@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from copo_algos.checkpoint import counts
 from copo_algos.errors import UserError
 from copo_algos.types import Lives
 from copo_algos.wandb_log import WandbLog
 from copo_envs.outcomes import Outcome
 
+METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 RECENT_LIVES = 300
 RECENT_EPISODES = 100
 
@@ -53,10 +55,39 @@ class Record:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
-        self._lives.extend(state["lives"])
-        self._episodes.extend(state["episodes"])
-        self.total_lives, self.total_episodes = state["total_lives"], state["total_episodes"]
+        """Go on from `state()`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is damaged.
+        """
+        self._lives.extend(int(Outcome(outcome)) for outcome in state["lives"])
+        self._episodes.extend(float(rate) for rate in state["episodes"])
+        self.total_lives, self.total_episodes = counts(state, "total_lives", "total_episodes")
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a CSV file of a run, none where there is no file. Rows that a full disk cut short are left
+    out.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+        if columns and "env_steps" not in columns:
+            raise ValueError("it has no column env_steps")
+        rows = [row for row in rows if None not in row.values()]
+        for row in rows:
+            if None in row:  # where the reader puts values beyond the columns
+                raise ValueError("a row has more values than there are columns")
+            int(row["env_steps"])
+    except FileNotFoundError:
+        return [], []
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({error}); move it away to go on with a new one") from error
+    return columns, rows
 
 
 class Table:
@@ -68,6 +99,7 @@ class Table:
 
     Raises:
         OSError: the folder cannot be written.
+        UserError: the file is damaged.
     """
 
     def __init__(self, path: Path, resume_at: int | None = None):
@@ -77,7 +109,7 @@ class Table:
         self._columns: list[str] | None = None
         if resume_at is None:
             path.unlink(missing_ok=True)
-        elif path.exists():
+        else:
             self._keep_rows_until(resume_at)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -103,13 +135,11 @@ class Table:
         self.env_steps.add(row["env_steps"])
 
     def _keep_rows_until(self, env_steps: int) -> None:
-        with self.path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            # A full disk can cut the last row short: then it lacks columns.
-            rows = [row for row in reader if None not in row.values() and int(row["env_steps"]) <= env_steps]
-            if not reader.fieldnames:
-                return
-            self._columns = list(reader.fieldnames)
+        columns, rows = read_table(self.path)
+        if not columns:
+            return
+        self._columns = columns
+        rows = [row for row in rows if int(row["env_steps"]) <= env_steps]
         self.env_steps = {int(row["env_steps"]) for row in rows}
         self._rewrite(rows)
 
@@ -132,20 +162,20 @@ class MetricsLog:
         also: gets what TensorBoard gets.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or a file in it is damaged.
     """
 
     def __init__(self, folder: Path, resume_at: int | None = None, also: WandbLog | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = folder / "metrics.csv"
+        self.path = folder / METRICS
         self._also = also
         try:
             if resume_at is None:
                 for old in folder.glob("events.out.tfevents*"):
                     old.unlink(missing_ok=True)
             self._metrics = Table(self.path, resume_at)
-            self._evaluations = Table(folder / "evaluations.csv", resume_at)
+            self._evaluations = Table(folder / EVALUATIONS, resume_at)
             # What has this step or a later one is purged, and the row at `resume_at` stays.
             self._tensorboard = SummaryWriter(str(folder), purge_step=None if resume_at is None else resume_at + 1)
         except OSError as error:
@@ -186,8 +216,7 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    _, rows = read_table(metrics)
     steps = [int(row["env_steps"]) for row in rows]
     figure, axis = plt.subplots(figsize=(7, 4), constrained_layout=True)
     for column, label, colour in (
@@ -196,7 +225,7 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:
         ("out_rate", "out of road", "#edae49"),
         ("max_step_rate", "max step", "#8d99ae"),
     ):
-        axis.plot(steps, [float(row[column] or "nan") for row in rows], label=label, color=colour, linewidth=1.8)
+        axis.plot(steps, [float(row.get(column) or "nan") for row in rows], label=label, color=colour, linewidth=1.8)
     axis.set(xlabel="env steps", ylabel=f"share of the last {RECENT_LIVES} lives", ylim=(0, 1), title=title)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, ncols=4, loc="upper center")

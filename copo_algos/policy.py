@@ -6,6 +6,7 @@ Loading runs no code from the files: one holds arrays, the other plain values.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -26,6 +27,7 @@ from copo_envs.step_batch import ACTION_SIZE, Simulator, StepBatch
 
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 FORMAT = "copo-policy-1"
+OBS_VERSIONS = ("0.4.3", "0.2.5")
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,12 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
 
 
 def load_policy(path: str | Path) -> Policy:
-    """The policy in a policy folder, a checkpoint, or a run folder (its last checkpoint).
+    """The policy in a policy folder, a checkpoint, or a run folder or its folder of checkpoints (the last one).
 
     Raises:
         CheckpointError: nothing there, a truncated file, or not one of ours.
     """
-    path = Path(path)
+    path = run_of(Path(path))
     folder = path if (path / DESCRIPTION).exists() else last_checkpoint(path)
     if folder is None:
         raise CheckpointError(
@@ -168,6 +170,11 @@ def last_checkpoint(run: Path) -> Path | None:
     """The newest checkpoint of a run folder, or None."""
     found = checkpoints(run)
     return found[-1] if found else None
+
+
+def run_of(path: Path) -> Path:
+    """The run whose folder of checkpoints this is; any other path as it is."""
+    return path.parent if path.name == "checkpoints" and last_checkpoint(path.parent) else path
 
 
 def steps_of(checkpoint: Path) -> int:
@@ -226,5 +233,13 @@ def _load_info(path: Path) -> PolicyInfo:
         raise CheckpointError(
             f"{path} is for scene {info.scene!r} with observations of {info.obs_size}; "
             f"scenes here are {', '.join(f'{s.name} ({s.obs_size})' for s in SCENES.values())}"
+        )
+    if not -1 <= info.lcf_mean <= 1:  # NaN is refused too
+        raise CheckpointError(f"{path} has lcf_mean={info.lcf_mean}, which is not in [-1, 1]; use another checkpoint")
+    if not 0 <= info.lcf_std < math.inf:
+        raise CheckpointError(f"{path} has lcf_std={info.lcf_std}; use another checkpoint, with a number of 0 or more")
+    if info.obs_version not in OBS_VERSIONS:
+        raise CheckpointError(
+            f"{path} has obs_version={info.obs_version!r}; use another checkpoint, of {' or '.join(OBS_VERSIONS)}"
         )
     return info

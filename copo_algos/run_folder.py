@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from copo_algos.algorithms import get_algorithm
-from copo_algos.checkpoint import BEST
+from copo_algos.checkpoint import BEST, best_success
 from copo_algos.config import TrainConfig
 from copo_algos.errors import UserError
+from copo_algos.logs import EVALUATIONS, METRICS, read_table
 from copo_algos.policy import last_checkpoint
 
 
@@ -19,7 +20,8 @@ def prepare(config: TrainConfig, folder: Path) -> Path | None:
     """Make the run folder, or find the checkpoint to go on from.
 
     Raises:
-        UserError: a run is there already, there is none to resume, its settings differ, or it cannot be written.
+        UserError: a run is there already, there is none to resume, its settings differ, a file of it is damaged, or it
+            cannot be written.
     """
     found = last_checkpoint(folder)
     if config.resume and found is None:
@@ -31,6 +33,10 @@ def prepare(config: TrainConfig, folder: Path) -> Path | None:
         raise UserError(f"{best} is left of an earlier run; move it away to begin, or choose another --run-dir")
     if config.resume:
         refuse_changes(config, folder)
+        for name in (METRICS, EVALUATIONS):
+            read_table(folder / name)
+        if config.evaluate_every:
+            best_success(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,7 +96,7 @@ def _read(settings: Path) -> dict[str, Any]:
         values = json.loads(settings.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot resume: {settings} cannot be read ({error})") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not isinstance(values.get("resumed", []), list):
         raise UserError(f"cannot resume: {settings} does not hold the settings of a run")
     return values
 

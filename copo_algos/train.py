@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
-from copo_algos.best import Evaluations
-from copo_algos.checkpoint import LearnerParts, load_learner, save_checkpoint
+from copo_algos.best import Evaluations, evaluation_due
+from copo_algos.checkpoint import LearnerParts, counts, load_learner, save_checkpoint
 from copo_algos.clock import Clock
 from copo_algos.config import TrainConfig, check
 from copo_algos.critic_inputs import CriticInput
@@ -22,7 +22,7 @@ from copo_algos.curriculum import vehicles_at
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
-from copo_algos.logs import MetricsLog, Record, plot_learning_curve
+from copo_algos.logs import EVALUATIONS, METRICS, MetricsLog, Record, plot_learning_curve, read_table
 from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
@@ -33,8 +33,8 @@ from copo_algos.types import Rollout, Samples
 from copo_algos.wandb_log import WandbLog, require_wandb
 from copo_envs.outcomes import Outcome
 from copo_envs.process import SceneVector, WorkerError
-from copo_envs.scenes import scene_options
 
+LOSSES = ("policy_loss", "value_loss", "kl", "entropy")
 LEARNING_THREADS = 1  # small minibatches lose more by handing work between threads than they win
 
 
@@ -48,15 +48,7 @@ class Trainer:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.algorithm = get_algorithm(config.algorithm)
-        self.options = scene_options(
-            config.scene,
-            num_agents=config.num_agents,
-            rule_based=config.rule_based,
-            horizon=config.horizon,
-            start_seed=config.start_seed,
-            geometry=config.geometry,
-            step_backend=config.step_backend,
-        )
+        self.options = config.scene_options()
         self.scenes = SceneVector(self.options, config.num_envs, restart=True)
         self.device = device_of(config.device)
 
@@ -113,6 +105,8 @@ class Trainer:
         self.env_steps = 0
         self.vehicle_steps = 0
         self.seconds = 0.0
+        self.checkpoint: Path | None = None
+        """The last one that was written or gone on from."""
         self._remember_draws()
 
     def begin(self) -> None:
@@ -122,7 +116,11 @@ class Trainer:
         self.collector.begin([int(seed) for seed in seeds], *self._lcf_values(), self.num_agents)
 
     def train_iteration(self, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Collect, estimate advantages, update the policy, take the meta-step, and report."""
+        """Collect, estimate advantages, update the policy, take the meta-step, and report.
+
+        Raises:
+            UserError: learning has diverged.
+        """
         self.clock = clock = Clock()
         self._grow()
         rollout = self._collect(after_step)
@@ -156,7 +154,7 @@ class Trainer:
         self._count(rollout, clock.total)
         self._remember_draws()
         row = self._row(rollout, samples, update, meta, clock)
-        _refuse_nan(row)
+        self._refuse_divergence(row)
         return row
 
     def save(self, folder: Path) -> Path:
@@ -176,23 +174,30 @@ class Trainer:
             "rng": self.rng.bit_generator.state,
             "record": self.record.state(),
         }
-        return save_checkpoint(folder, self.env_steps, self.policy(), self._parts(), state)
+        self.checkpoint = save_checkpoint(folder, self.env_steps, self.policy(), self._parts(), state)
+        return self.checkpoint
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint: the learner bit for bit, episodes begun afresh."""
         path = checkpoint / "policy.safetensors"
         try:
             load_into(self.actor, load_tensors(path), path)
-            self._restore_state(load_learner(checkpoint, self._parts()))
-        except (CheckpointError, KeyError) as error:
+            state = load_learner(checkpoint, self._parts())
+            try:
+                self._restore_state(state)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:  # it can hold anything
+                raise CheckpointError(f"learner.json is damaged ({error!r})") from error
+        except CheckpointError as error:
             raise CheckpointError(
                 f"cannot go on from {checkpoint}: {error}. Delete that folder to go on from the checkpoint before it"
             ) from error
+        self.checkpoint = checkpoint
 
     def _restore_state(self, state: dict[str, Any]) -> None:
-        self.iteration, self.env_steps = state["iteration"], state["env_steps"]
-        self.vehicle_steps, self.seconds = state["vehicle_steps"], state["seconds"]
-        self.kl_coef = state["kl_coef"]
+        self.iteration, self.env_steps, self.vehicle_steps = counts(state, "iteration", "env_steps", "vehicle_steps")
+        self.seconds, self.kl_coef = float(state["seconds"]), float(state["kl_coef"])
+        if not (0 <= self.seconds < math.inf and 0 <= self.kl_coef < math.inf):
+            raise ValueError(f"seconds={self.seconds} and kl_coef={self.kl_coef} are not both finite and 0 or more")
         self.rng.bit_generator.state = state["rng"]
         self.record.restore(state["record"])
         self._remember_draws()
@@ -254,6 +259,20 @@ class Trainer:
         self.seconds += seconds
         self.record.add(rollout.lives)
 
+    def _refuse_divergence(self, row: dict[str, Any]) -> None:
+        """Before anything is written. The losses are those before each gradient step, so that of the last one can be
+        seen in the parameters alone."""
+        found = [f"{name} is {row[name]}" for name in LOSSES if not math.isfinite(row[name])]
+        for name, module in (("actor", self.actor), ("critic", self.critic), ("lcf", self.lcf)):
+            if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+                found.append(f"a parameter of {name} is not finite")
+        if found:
+            kept = "no checkpoint was written" if self.checkpoint is None else f"{self.checkpoint} is from before"
+            raise UserError(
+                f"{found[0]} after {self.env_steps} env steps: learning has diverged; {kept}; "
+                "try a smaller --learning-rate"
+            )
+
     def _row(
         self, rollout: Rollout, samples: Samples, update: UpdateStats, meta: LCFStats | None, clock: Clock
     ) -> dict[str, Any]:
@@ -312,9 +331,6 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
         Interrupted: SIGINT or SIGTERM; a checkpoint has been written.
     """
     check(config)
-    scene_options(
-        config.scene, num_agents=config.num_agents, rule_based=config.rule_based, horizon=config.horizon
-    )  # refused before anything is written
     folder = config.folder()
     device_of(config.device)
     if config.wandb is not None:
@@ -325,21 +341,33 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
     try:
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        write_settings(config, folder, trainer.env_steps)
-        wandb = None if config.wandb is None else WandbLog(config, folder, resumed=checkpoint is not None)
-        log = MetricsLog(folder, trainer.env_steps if checkpoint else None, wandb)
-        try:
-            with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
-                _loop(trainer, folder, log, signals, progress, measure)
-        finally:
-            log.close()
+        if _nothing_to_do(config, folder, trainer.env_steps):
+            steps = trainer.env_steps
+            print(f"nothing to do: {folder} has {steps} env steps already; give more --total-steps to go on")
+        else:
+            write_settings(config, folder, trainer.env_steps)
+            wandb = None if config.wandb is None else WandbLog(config, folder, resumed=checkpoint is not None)
+            log = MetricsLog(folder, trainer.env_steps if checkpoint else None, wandb)
+            try:
+                with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
+                    _loop(trainer, folder, log, signals, progress, measure)
+            finally:
+                log.close()
     finally:
         trainer.close()
     picture = folder / "learning_curve.png"
-    plot_learning_curve(log.path, picture, f"{trainer.algorithm.title} on {config.scene}, seed {config.seed}")
+    plot_learning_curve(folder / METRICS, picture, f"{trainer.algorithm.title} on {config.scene}, seed {config.seed}")
     print(f"done: {folder} holds metrics.csv, checkpoints and {picture.name}")
     print(f"next: copo evaluate {folder}  |  copo watch {folder}  |  tensorboard --logdir {folder}")
     return folder
+
+
+def _nothing_to_do(config: TrainConfig, folder: Path, env_steps: int) -> bool:
+    """Whether a run with so many env steps is finished, its last evaluation included."""
+    if env_steps < config.total_steps:
+        return False
+    _, evaluated = read_table(folder / EVALUATIONS)
+    return not evaluation_due(config, env_steps) or env_steps in {int(row["env_steps"]) for row in evaluated}
 
 
 def _loop(
@@ -352,9 +380,6 @@ def _loop(
 ) -> None:
     config = trainer.config
     evaluations = Evaluations(config, folder, log, progress)
-    if trainer.env_steps >= config.total_steps and not evaluations.due(trainer.env_steps):
-        print(f"nothing to do: {folder} has {trainer.env_steps} env steps already; give more --total-steps to go on")
-        return
     progress.starting()
     saved_at = trainer.env_steps
 
@@ -407,15 +432,6 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name!r} does not exist; torch sees {torch.cuda.device_count()} GPUs, counted from 0")
     return device
-
-
-def _refuse_nan(row: dict[str, Any]) -> None:
-    for name in ("policy_loss", "value_loss", "kl", "entropy"):
-        if not math.isfinite(row[name]):
-            raise UserError(
-                f"{name} is {row[name]} after {row['env_steps']} env steps: learning has diverged; "
-                "the last checkpoint is from before; try a smaller --learning-rate"
-            )
 
 
 def _mean(values: np.ndarray) -> float:

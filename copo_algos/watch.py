@@ -237,7 +237,7 @@ def _look(config: WatchConfig) -> dict[str, Any]:
 
 def _policy(config: WatchConfig) -> Policy:
     if config.run is None:
-        return named_driver(get_scene(config.scene or "intersection").name, config.algorithm or "copo")
+        return named_driver(config.scene or "intersection", config.algorithm or "copo")
     if config.algorithm is not None:
         raise UserError(
             f"algorithm={config.algorithm} chooses a policy of the package, but {config.run} was given; leave one out"

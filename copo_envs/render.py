@@ -11,7 +11,15 @@ from copo_envs.drawing.canvas import SUPERSAMPLE, Body
 from copo_envs.drawing.follow import Follower
 from copo_envs.drawing.ground import Ground
 from copo_envs.drawing.legend import Legend
-from copo_envs.drawing.options import COLOUR_BY, MARKER_STEPS, MIN_SIZE, RenderError, RenderOptions, render_options
+from copo_envs.drawing.options import (
+    COLOUR_BY,
+    MARKER_STEPS,
+    MAX_SIZE,
+    MIN_SIZE,
+    RenderError,
+    RenderOptions,
+    render_options,
+)
 from copo_envs.drawing.palette import TOP_SPEED, vehicle_colours
 from copo_envs.outcomes import Outcome
 from copo_envs.step_batch import StepBatch
@@ -20,6 +28,7 @@ from copo_envs.video import check_video, write_gif, write_video
 __all__ = [
     "COLOUR_BY",
     "MARKER_STEPS",
+    "MAX_SIZE",
     "MIN_SIZE",
     "TOP_SPEED",
     "RenderError",

@@ -12,6 +12,8 @@ import numpy as np
 
 COLOUR_BY = ("vehicle", "outcome", "speed", "lcf", "value")
 MIN_SIZE = 200
+MAX_SIZE = 4096
+"""Pixels. The view that follows draws the ground six times as large in both directions, here in 2 GB."""
 MIN_SPAN = 5.0
 DEFAULT_SPAN = 60.0
 MARKER_STEPS = 12
@@ -27,7 +29,7 @@ class RenderOptions:
     """Make it with `render_options`, which checks the values."""
 
     size: int = 640
-    """Pixels of the picture's longest side."""
+    """Pixels of the picture's longest side, 200 to 4096."""
     colour_by: str = "vehicle"
     """What a vehicle's colour says: "vehicle" (its life's number), "outcome", "speed", "lcf", or "value", any number
     that the caller gives."""
@@ -68,6 +70,8 @@ def render_options(**options: Any) -> RenderOptions:
         raise RenderError(f"unknown colour_by {made.colour_by!r}; choose one of {', '.join(COLOUR_BY)}")
     if not _is_number(made.size) or made.size < MIN_SIZE:
         raise RenderError(f"size={made.size} pixels is too small to see anything; use {MIN_SIZE} or more")
+    if made.size > MAX_SIZE:
+        raise RenderError(f"size={made.size} pixels is too large to draw; use {MAX_SIZE} or less")
     if made.follow is not None and not re.fullmatch(r"auto|(agent|slot)_\d+", str(made.follow)):
         raise RenderError(f"unknown vehicle to follow {made.follow!r}; use auto, agent_<number> or slot_<number>")
     if made.span is not None:

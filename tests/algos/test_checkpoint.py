@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from copo_algos import checkpoint as checkpoint_module
 from copo_algos.checkpoint import LearnerParts, best_success, keep_best, load_learner, save_checkpoint
@@ -239,6 +240,16 @@ def test_a_damaged_learner_is_refused(tmp_path: Path, file: str, damage: str):
     with pytest.raises(CheckpointError, match=str(path)) as error:
         load_learner(path.parent, make_parts())
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["generator", "lcf_optimizer.0.step"])
+def test_a_learner_without_all_its_tensors_is_refused(tmp_path: Path, name: str):
+    path = save(tmp_path, 100) / "learner.safetensors"
+    tensors = load_file(path)
+    tensors[f"{name}.more"] = tensors.pop(name)
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=f"{path} does not hold a learner"):
+        load_learner(path.parent, make_parts())
 
 
 def test_the_learner_of_another_network_is_refused(tmp_path: Path):

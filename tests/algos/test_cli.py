@@ -71,7 +71,16 @@ def test_an_unknown_scene(tmp_path: Path):
         ("train ippo --scene particles --total-steps 0", "total_steps=0; use 1 or more"),
         ("train ippo --scene particles --device abacus", "unknown device 'abacus'"),
         ("train ippo --scene particles --resume", "nothing to resume"),
+        ("train ippo --scene particles --seed 5000000", "seed=5000000 is too large"),
+        ("train ippo --scene pg_map --seed 995", "seed=995 is map 1000000 of pg_map"),
+        (
+            "train copo --scene particles --lcf-initial-std inf",
+            "lcf_initial_std=inf is not between exp(-20) and exp(2)",
+        ),
+        ("train ccppo_concat --num-neighbours 1000000", "each of the 30 vehicles has 29 others"),
         ("evaluate nowhere", "nowhere"),
+        ("evaluate --scene roundabot --algorithm copo", "unknown scene 'roundabot'; choose one of roundabout, "),
+        ("watch --scene roundabot", "unknown scene 'roundabot'; choose one of roundabout, "),
         ("watch nowhere", "nowhere"),
     ],
 )
@@ -145,6 +154,18 @@ def test_presets_decide_the_defaults_of_all_other_settings(
     assert [config.ppo.fragment_steps for config in seen] == [0, 200, 50, 50]
     assert [config.lcf.lcf_estimator for config in seen] == ["per_sample", "released", "released", "released"]
     assert [config.preset for config in seen] == ["default", "paper", "paper", "paper"]
+
+
+@pytest.mark.parametrize("last", ["default", "paper", "paper_torch"])
+def test_the_last_of_several_presets_counts(monkeypatch: pytest.MonkeyPatch, last: str):
+    from copo_algos import train as train_module
+    from copo_algos.config import preset
+
+    seen = []
+    monkeypatch.setattr(train_module, "train", seen.append)
+    for arguments in (f"--preset paper --preset {last}", f"--preset=paper_torch --preset={last}"):
+        assert main(["train", "copo", *arguments.split()]) == 0
+    assert seen == [preset(last)] * 2
 
 
 def env_steps(run: Path) -> list[int]:

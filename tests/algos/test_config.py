@@ -17,11 +17,11 @@ from copo_algos import config as config_module
 from copo_algos.algorithms import ALGORITHMS, get_algorithm
 from copo_algos.config import PRESETS, CriticConfig, LCFConfig, PPOConfig, TrainConfig, check, preset, with_values
 from copo_algos.errors import UserError
-from copo_envs.scenes import SCENES
+from copo_envs.scenes import SCENES, SceneError
 
 NUMBERS = {
     field.name: getattr(part, field.name)
-    for part in (TrainConfig("ippo"), PPOConfig(), LCFConfig())
+    for part in (TrainConfig("ippo"), PPOConfig(), LCFConfig(), CriticConfig())
     for field in fields(part)
     if type(getattr(part, field.name)) in (int, float)
 }
@@ -147,12 +147,28 @@ def test_unknown_names():
         ({"global_gamma": -0.1}, "global_gamma=-0.1 is not in [0, 1]"),
         ({"gae_lambda": 2.0}, "gae_lambda=2.0 is not in [0, 1]"),
         ({"lcf_initial_mean": 1.0}, "lcf_initial_mean=1.0 is not in [-0.999, 0.999]"),
+        ({"lcf_learning_rate": 1e38}, "lcf_learning_rate=1e+38 is not in [0, 1000]"),
+        ({"lcf_learning_rate": 0.0}, "lcf_learning_rate=0.0; use a number above 0"),
         ({"seed": -1}, "seed=-1 is negative"),
         ({"learning_rate": 0.0}, "learning_rate=0.0; use a number above 0"),
         ({"value_learning_rate": 0.0}, "value_learning_rate=0.0; use a number above 0"),
         ({"value_learning_rate": math.nan}, "value_learning_rate=nan; use a number above 0"),
         ({"minibatch_size": 0}, "minibatch_size=0; use a number above 0"),
-        ({"lcf_initial_std": 0.0}, "lcf_initial_std=0.0; use a number above 0"),
+        ({"lcf_initial_std": 0.0}, "lcf_initial_std=0.0 is not between exp(-20) and exp(2), about 7.389"),
+        ({"lcf_initial_std": 7.4}, "lcf_initial_std=7.4 is not between exp(-20) and exp(2), about 7.389"),
+        ({"seed": 2_147_479}, "seed=2147479 is too large: the map of pg_map, 5000 + 1000 * seed, can be 2147483647"),
+        (
+            {"seed": 995, "scene": "pg_map"},
+            "seed=995 is map 1000000 of pg_map, and 1000000 to 1000999 are kept apart to test on; use another seed",
+        ),
+        (
+            {"algorithm": "ccppo_concat", "scene": "particles", "num_neighbours": 8},
+            "num_neighbours=8, but each of the 8 vehicles has 7 others that its critic can see; use 7 or less",
+        ),
+        (
+            {"algorithm": "ccppo_mean_field", "scene": "particles", "rule_based": 7},
+            "the critic of ccppo_mean_field looks at neighbours, and num_agents=1 has none; use 2 or more",
+        ),
         ({"neighbours_distance": -40.0}, "neighbours_distance=-40.0; use a number above 0"),
         ({"checkpoint_every": 0}, "checkpoint_every=0; use a number above 0"),
     ],
@@ -196,10 +212,37 @@ def test_the_log_std_begins_in_its_range(value: float):
     assert f"log_std_init={value} is not in [-20.0, 2.0]" in refusal(log_std_init=value)
 
 
-@given(st.floats(-0.999, 0.999), st.floats(0, 1), st.integers(0, 2**31))
+@given(st.floats(-0.999, 0.999), st.floats(0, 1), st.integers(0, 2_147_478))
 def test_possible_values(mean: float, gamma: float, seed: int):
     check(with_values(TrainConfig("copo"), {"lcf_initial_mean": mean, "gamma": gamma, "seed": seed}))
 
 
-def test_everybody_may_be_a_neighbour():
-    check(with_values(TrainConfig("copo"), {"neighbours_distance": math.inf}))
+@pytest.mark.parametrize("name", [name for name, value in NUMBERS.items() if type(value) is float])
+def test_infinity_is_for_what_has_no_limit(name: str):
+    if name in ("neighbours_distance", "mean_field_distance", "clip_coef", "value_clip"):
+        check(with_values(TrainConfig("copo"), {name: math.inf}))  # everybody is a neighbour, nothing is clipped
+    else:
+        assert f"{name}=inf" in refusal(**{name: math.inf})
+
+
+def test_every_other_seed_has_a_map_to_train_on():
+    for seed in (0, 994, 996, 2_147_478):
+        config = TrainConfig("ippo", scene="pg_map", seed=seed)
+        check(config)
+        assert config.scene_options().start_seed == 5000 + 1000 * seed
+    check(TrainConfig("ippo", scene="particles", seed=995))
+
+
+def test_how_many_neighbours_does_not_matter_to_critics_that_list_none():
+    check(with_values(TrainConfig("ccppo_concat", scene="particles"), {"num_neighbours": 7}))
+    for algorithm in ("ippo", "copo", "ccppo_mean_field"):
+        check(with_values(TrainConfig(algorithm), {"num_neighbours": 1_000_000}))
+
+
+def test_the_scene_of_a_training():
+    config = TrainConfig("ippo", "pg_map", 3, num_agents=5, horizon=50, geometry="metadrive", step_backend="stock")
+    options = config.scene_options()
+    assert (options.scene, options.num_agents, options.horizon, options.start_seed) == ("pg_map", 5, 50, 8000)
+    assert (options.geometry, options.step_backend, options.rule_based) == ("metadrive", "stock", 0)
+    with pytest.raises(SceneError, match="horizon=0 is too small"):
+        check(TrainConfig("ippo", horizon=0))

@@ -20,7 +20,7 @@ from copo_algos.machine import hardware
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
 from copo_envs.outcomes import Outcome
 from copo_envs.particles import ParticlesSimulator
-from copo_envs.scenes import SCENES, scene_options
+from copo_envs.scenes import SCENES, SceneError, scene_options
 
 HORIZON = 100
 OPTIONS = scene_options("particles", num_agents=4, horizon=HORIZON)
@@ -162,6 +162,38 @@ def test_a_checkpoint_is_scored_beside_the_checkpoints(tmp_path: Path):
     assert (run / "evaluation" / "step_000000100" / "lives.csv").exists()
 
 
+def test_the_folder_of_the_checkpoints_stands_for_its_run(tmp_path: Path):
+    run = make_run(tmp_path / "seed0")
+    table = evaluate(config(run / "checkpoints", episodes=1))
+    assert table["env_steps"].tolist() == [200] and table["run"].tolist() == [str(run)]
+    assert (run / "evaluation" / "lives.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lcf": 0.3}, "is ippo, which has none; leave out --lcf"),
+        ({"maps": "heldout"}, "particles has one map"),
+        ({}, "has lcf_std=-1.0"),
+    ],
+)
+def test_what_does_not_fit_the_last_of_several_runs_is_found_before_the_first_drives(
+    tmp_path: Path, settings: dict[str, object], message: str
+):
+    make_run(tmp_path / "a")
+    if "maps" in settings:
+        for checkpoint in (tmp_path / "a" / "checkpoints").iterdir():
+            info = PolicyInfo("pg_map", "ippo", SCENES["pg_map"].obs_size, num_agents=2, uses_lcf=False)
+            save_policy(Policy(make_actor(info), info), checkpoint)
+    last = make_run(tmp_path / "b", uses_lcf=False) / "checkpoints" / "step_000000200"
+    if not settings:
+        description = json.loads((last / "policy.json").read_text())
+        (last / "policy.json").write_text(json.dumps(description | {"lcf_std": -1.0}))
+    with pytest.raises(UserError, match=message):
+        evaluate(config(tmp_path, **settings))
+    assert not list(tmp_path.rglob("lives.csv"))
+
+
 def test_deterministic_driving_draws_no_action_noise():
     policy = untrained(uses_lcf=False)
     first, second = (drive(policy, SHORT, 1, deterministic=d) for d in (True, False))
@@ -200,6 +232,8 @@ def test_nothing_to_evaluate_is_one_sentence(tmp_path: Path):
         evaluate(config(tmp_path))
     with pytest.raises(CheckpointError, match="comes with the package"):
         evaluate(config(scene="particles", algorithm="ippo"))
+    with pytest.raises(SceneError, match="unknown scene 'particle'; choose one of roundabout"):
+        evaluate(config(scene="particle", algorithm="copo"))
     with pytest.raises(UserError, match="unknown algorithm 'nobody'"):
         evaluate(config(scene="particles", algorithm="nobody"))
 

@@ -180,7 +180,9 @@ def test_meta_steps_equal_a_literal_evaluation(estimator: Any):
     parameters, old_parameters = list(actor.parameters()), list(old.parameters())
     objectives, gradients = [], []
     rng = np.random.default_rng(0)
-    halves = torch.from_numpy(rng.permutation(COUNT)).tensor_split(2) if estimator == "split" else ()
+    halves: list[torch.Tensor] = []
+    if estimator == "split":
+        halves = list(torch.from_numpy(rng.permutation(COUNT)).tensor_split(2))
     for rows, noise in draws(passes=2, size=13, rng=rng):
         phi = torch.tanh(x) + torch.exp(y) * noise
         advantage = coordinated(samples, rows, phi)

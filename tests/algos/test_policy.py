@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def test_a_run_folder_gives_its_last_checkpoint(tmp_path: Path):
         save_policy(make_policy(PolicyInfo("particles", "ippo", 32, 6, False, env_steps=steps)), checkpoint)
     (tmp_path / "checkpoints" / "step_000090000.partial").mkdir()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step_000020000"
-    assert load_policy(tmp_path).env_steps == 20_000
+    assert load_policy(tmp_path).env_steps == load_policy(tmp_path / "checkpoints").env_steps == 20_000
     assert load_policy(str(tmp_path / "checkpoints" / "step_000003000")).env_steps == 3000
 
 
@@ -241,6 +242,22 @@ def test_a_field_of_the_wrong_kind(folder: Path):
             assert f"has {name}={wrong!r}, which is no {type(value).__name__}" in refusal(folder)
         describe(folder, **{name: value})
     assert load_policy(folder).info == INFO
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"lcf_mean": 1.5}, "has lcf_mean=1.5, which is not in [-1, 1]"),
+        ({"lcf_mean": math.nan}, "has lcf_mean=nan, which is not in [-1, 1]"),
+        ({"lcf_std": -1.0}, "has lcf_std=-1.0"),
+        ({"lcf_std": math.nan}, "has lcf_std=nan"),
+        ({"lcf_std": math.inf}, "has lcf_std=inf"),
+        ({"obs_version": "0.1"}, "has obs_version='0.1'; use another checkpoint, of 0.4.3 or 0.2.5"),
+    ],
+)
+def test_values_that_cannot_be(folder: Path, changes: dict[str, Any], sentence: str):
+    describe(folder, **changes)
+    assert sentence in refusal(folder)
 
 
 def test_a_policy_that_does_not_come_with_the_package():

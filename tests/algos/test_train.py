@@ -203,10 +203,68 @@ def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path, capsys: pytest.C
         assert values == sorted(values) and values[-1] > values[0]
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["total_steps"] == 192 and [entry["env_steps"] for entry in written["resumed"]] == [96]
+
+
+@pytest.mark.parametrize("total_steps", [96, 48, 1])
+def test_resuming_what_is_done_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], total_steps: int):
+    train(tiny(tmp_path, total_steps=96))
+    before = contents(tmp_path)
     capsys.readouterr()
-    train(tiny(tmp_path, total_steps=192, resume=True))
-    assert "nothing to do" in capsys.readouterr().out
-    assert steps(tmp_path) == [48, 96, 144, 192]
+    train(tiny(tmp_path, total_steps=total_steps, checkpoint_every=7, resume=True))
+    assert f"nothing to do: {tmp_path} has 96 env steps already" in capsys.readouterr().out
+    assert contents(tmp_path) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file of a run but the picture, which is drawn again."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".png")
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "sentence"),
+    [
+        ("learner.json", lambda text: "[]", "does not hold the values of a learner"),
+        ("learner.json", lambda text: changed(text, rng={}), "learner.json is damaged"),
+        ("learner.json", lambda text: changed(text, rng=[]), "learner.json is damaged"),
+        ("learner.json", lambda text: changed(text, env_steps="96"), "env_steps='96' is no whole number"),
+        ("learner.json", lambda text: changed(text, iteration=-1), "iteration=-1 is no whole number"),
+        ("learner.json", lambda text: changed(text, kl_coef=math.nan), "kl_coef=nan"),
+        ("learner.json", lambda text: changed(text, seconds=None), "learner.json is damaged"),
+        ("learner.json", lambda text: changed(text, record=[]), "learner.json is damaged"),
+        ("learner.json", lambda text: changed(text, record={"lives": [7]}), "learner.json is damaged"),
+        ("metrics.csv", lambda text: text.replace("env_steps", "steps"), "metrics.csv is damaged"),
+        ("metrics.csv", lambda text: text.replace("\n1,48,", "\n1,x,"), "metrics.csv is damaged"),
+        ("metrics.csv", lambda text: text + "9," * 99, "metrics.csv is damaged"),
+        ("metrics.csv", lambda text: "\udcff" + text, "metrics.csv is damaged"),
+        ("evaluations.csv", lambda text: "\udcff", "evaluations.csv is damaged"),
+        ("config.json", lambda text: "\udcff", "config.json cannot be read"),
+        ("config.json", lambda text: changed(text, resumed=None), "config.json does not hold the settings"),
+    ],
+)
+def test_damaged_files_are_not_gone_on_from_and_nothing_is_lost(
+    tmp_path: Path, file: str, damage: Callable[[str], str], sentence: str
+):
+    train(tiny(tmp_path, total_steps=96))
+    path = (checkpoints(tmp_path)[-1] if file == "learner.json" else tmp_path) / file
+    text = path.read_text() if path.exists() else ""
+    path.write_bytes(damage(text).encode("utf-8", "surrogateescape"))
+    before = contents(tmp_path)
+    for total_steps in (144, 96):
+        assert sentence in refusal(tiny(tmp_path, total_steps=total_steps, resume=True))
+    assert contents(tmp_path) == before
+
+
+def changed(text: str, **values: Any) -> str:
+    return json.dumps(json.loads(text) | values)
+
+
+def test_a_run_goes_on_without_its_metrics(tmp_path: Path):
+    train(tiny(tmp_path, total_steps=96))
+    (tmp_path / "metrics.csv").unlink()
+    train(tiny(tmp_path, total_steps=96, resume=True))
+    train(tiny(tmp_path, total_steps=144, resume=True))
+    assert steps(tmp_path) == [144]
 
 
 def test_rows_after_the_last_checkpoint_are_made_again(tmp_path: Path):
@@ -396,7 +454,39 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_with_a_checkpoint(
 
 
 def test_learning_that_diverges_is_refused(tmp_path: Path):
-    assert "try a smaller --learning-rate" in refusal(tiny(tmp_path, learning_rate=1e30))
+    message = refusal(tiny(tmp_path, learning_rate=1e30))
+    assert "learning has diverged; no checkpoint was written; try a smaller --learning-rate" in message
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "values", "found"),
+    [
+        ("ippo", {"learning_rate": 1e38}, "a parameter of actor is not finite"),
+        ("copo", {"learning_rate": 1e38}, "a parameter of actor is not finite"),
+        ("copo", {"learning_rate": 1e30}, "a parameter of lcf is not finite"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_last_gradient_step_may_diverge_too(tmp_path: Path, algorithm: str, values: dict[str, Any], found: str):
+    """One gradient step an iteration: every loss is from before it, and finite."""
+    one_step = {"update_epochs": 1, "minibatch_size": 48, "steps_per_iteration": 8, "total_steps": 8, "lcf_passes": 1}
+    message = refusal(tiny(tmp_path, algorithm, **one_step, **values))
+    assert message.startswith(f"{found} after 8 env steps: learning has diverged; no checkpoint was written; try")
+    assert not checkpoints(tmp_path) and not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_checkpoint_from_before_the_divergence_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def spoil(trainer: Trainer) -> None:
+        trainer.critic_optimizers[-1].param_groups[0]["lr"] = math.inf
+
+    with monkeypatch.context() as patch:
+        during_iteration(2, spoil, patch)
+        kept = f"{tmp_path / 'checkpoints' / 'step_000000048'} is from before; try a smaller --learning-rate"
+        assert kept in refusal(tiny(tmp_path))
+    assert steps(tmp_path) == [48] and len(checkpoints(tmp_path)) == 1
+    with monkeypatch.context() as patch:
+        during_iteration(2, spoil, patch)
+        assert kept in refusal(tiny(tmp_path, resume=True))
 
 
 def test_rule_based_traffic_is_not_learned_from(tmp_path: Path):

@@ -171,6 +171,7 @@ def test_a_policy_drives_on_the_map_that_it_was_trained_on() -> None:
         ({"lcf": 45.0}, r"lcf=45.0 is not in \[-1, 1\]"),
         ({"fps": 0}, "fps=0 is not possible"),
         ({"size": 10}, "size=10 pixels is too small"),
+        ({"size": 100_000}, "size=100000 pixels is too large to draw; use 4096 or less"),
         ({"output": Path("film.avi")}, r"has to end in \.gif or \.mp4"),
         ({"colour_by": "mood"}, "unknown colour_by 'mood'; choose one of vehicle, outcome, speed, lcf"),
         ({"follow": "car"}, "unknown vehicle to follow 'car'; use auto, agent_<number> or slot_<number>"),

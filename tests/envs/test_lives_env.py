@@ -271,6 +271,8 @@ def test_other_refusals() -> None:
         parallel_env("particles", in_process="no")  # pyright: ignore[reportArgumentType]
     with pytest.raises(RenderError, match=r"render_options=640; use a dictionary such as {'size': 640}, or None"):
         parallel_env("particles", render_options=640)
+    with pytest.raises(RenderError, match="size=100000 pixels is too large to draw; use 4096 or less"):
+        parallel_env("particles", render_options={"size": 100_000})
     env = parallel_env("particles", num_agents=2, horizon=2)
     for call in (lambda: env.step({}), env.state):
         with pytest.raises(SceneError, match=r"has not been reset: call reset\(\) first"):

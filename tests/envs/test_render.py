@@ -378,6 +378,8 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence(renderer: TopDownRender
         ({"mood": 1}, "unknown render option 'mood'; options are size, colour_by, follow, span"),
         ({"colour_by": "mood"}, "unknown colour_by 'mood'; choose one of vehicle, outcome, speed, lcf, value"),
         ({"size": 20}, "size=20 pixels is too small to see anything; use 200 or more"),
+        ({"size": 4097}, "size=4097 pixels is too large to draw; use 4096 or less"),
+        ({"size": 100_000, "follow": "auto"}, "size=100000 pixels is too large to draw"),
         ({"follow": "car"}, "unknown vehicle to follow 'car'; use auto, agent_<number> or slot_<number>"),
         ({"follow": 3}, "unknown vehicle to follow 3; use auto"),
         ({"follow": "auto", "span": -60.0}, "span=-60.0 metres is no view; use 5 or more"),

@@ -47,6 +47,8 @@ def test_what_cannot_be_seen_in_3d_is_refused(assets: Path) -> None:
         View3D(scene_options("intersection"), camera="drone")
     with pytest.raises(RenderError, match="unknown vehicle to follow 'car'"):
         View3D(scene_options("intersection"), follow="car")
+    with pytest.raises(RenderError, match="size=100000 pixels is too large to draw; use 4096 or less"):
+        View3D(scene_options("intersection"), size=100_000)
 
 
 @pytest.mark.simulator
