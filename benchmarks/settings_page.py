@@ -23,7 +23,6 @@ PAGES = {
 }
 """Name of a table -> the page that shows it."""
 LOOSE, TIGHT = "`clip_coef` 0.3, `value_clip` 10", "0.2, 100 (default)"
-CELLS = RESULTS / "intersection"
 TABLES = {
     "neighbour-rule": {
         "`ours`, seed 0": TRIED / "loose_ours_seed0.csv",
@@ -37,9 +36,9 @@ TABLES = {
         "CoPO, 800, 3 epochs with `learning_rate` 5e-4, seed 100": TRIED / "every800_3epochs_seed100.csv",
         "CoPO, 400, seed 100": TRIED / "every400_seed100.csv",
         "CoPO, 1,600, seed 0": TRIED / "tight_ours_seed0.csv",
-        "CoPO, 800 (default), seed 0": CELLS / "copo" / "seed0" / "metrics.csv",
+        "CoPO, 800 (default), seed 0": TRIED / "every800_seed0.csv",
         "IPPO, 1,600, seed 0": TRIED / "tight_ippo_seed0.csv",
-        "IPPO, 800 (default), seed 0": CELLS / "ippo" / "seed0" / "metrics.csv",
+        "IPPO, 800 (default), seed 0": TRIED / "every800_ippo_seed0.csv",
     },
     "step-sizes": {
         "default, seed 100": RESULTS / "estimators" / "per_sample" / "metrics.csv",
