@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from copo_envs.process import make_simulator
 from copo_envs.render import RenderError, TopDownRenderer, check_video, render_options, write_video
 from copo_envs.scenes import SceneOptions, get_scene, scene_options
 from copo_envs.step_batch import Simulator, StepBatch
-from copo_envs.view_3d import View3D, check_assets
+from copo_envs.view_3d import View3D, check_assets, loading_assets
 from copo_envs.window import Window
 
 STEP_S = 0.1  # one env step, in every scene
@@ -192,7 +192,8 @@ class _Film:
             return write_video(output, bar.track(frames, task_id=drawing), config.fps)
 
     def _shots(self) -> Iterator[_Shot]:
-        self.simulator.reset(self._config.seed)
+        with loading_assets() if self._stage else nullcontext():
+            self.simulator.reset(self._config.seed)
         return _drive(self.simulator, self._policy, self._config, self.endings, self.name)
 
     def _renderer(self) -> TopDownRenderer:

@@ -7,6 +7,8 @@ downloaded here, `missing_assets` says what command does. The step is MetaDrive'
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -52,6 +54,22 @@ def check_assets() -> None:
             f"the 3D view needs the assets of MetaDrive {wanted}, and those of {there} are installed; fetch them with: "
             "python -m metadrive.pull_asset --update"
         )
+
+
+@contextmanager
+def loading_assets() -> Iterator[None]:
+    """Around a reset in 3D: a model or texture that is not among the assets is one sentence.
+
+    Raises:
+        RenderError: with the command that fetches them again.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RenderError(
+            f"MetaDrive's assets are not complete ({error}); fetch them again with: "
+            "python -m metadrive.pull_asset --update"
+        ) from error
 
 
 class View3D:

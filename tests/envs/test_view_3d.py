@@ -11,7 +11,7 @@ import pytest
 from copo_envs.process import make_simulator
 from copo_envs.render import RenderError
 from copo_envs.scenes import scene_options
-from copo_envs.view_3d import View3D, assets_folder, check_assets
+from copo_envs.view_3d import View3D, assets_folder, check_assets, loading_assets
 
 
 @pytest.fixture
@@ -34,6 +34,14 @@ def test_assets_of_another_version_are_to_be_updated(assets: Path) -> None:
         check_assets()
     (assets / "version.txt").write_text(version("metadrive-simulator") + "\n")
     check_assets()
+
+
+def test_incomplete_assets_are_one_sentence_with_the_command() -> None:
+    with (
+        pytest.raises(RenderError, match=r"not complete \(Could not load texture: a\.png\); .* --update$"),
+        loading_assets(),
+    ):
+        raise OSError("Could not load texture: a.png")
 
 
 def test_metadrive_looks_for_them_beside_its_modules() -> None:
