@@ -130,7 +130,8 @@ def products_share(cost: Path = RESULTS / "train_cost", precision: Path = RESULT
     return (
         f"The matrix products of CoPO's {networks} networks alone, {minibatches:.0f} minibatches of "
         f"{PPOConfig.minibatch_size} per 1,000 env steps at the speed below, take {floor:.2f} of the {learn:.2f} CPU "
-        "seconds of its learning: less is not to be had without fewer passes over the samples or smaller networks."
+        "seconds of its learning: below that lead only fewer passes over the samples or smaller networks. The rest is "
+        "what lies between the products: activations, losses, Adam, gathering samples, values and advantages."
     )
 
 

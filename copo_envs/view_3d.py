@@ -1,7 +1,7 @@
 """MetaDrive's own 3D view, off-screen, with OpenGL.
 
 It needs MetaDrive's assets (models and textures), which come neither with its package nor with this one: nothing is
-downloaded here, `missing_assets` says what command does. The step is MetaDrive's own, with the same numbers.
+downloaded here, `check_assets` says what command does. The step is MetaDrive's own, with the same numbers.
 """
 
 from __future__ import annotations
