@@ -40,13 +40,18 @@ def write_origin(path: Path, command: Sequence[str]) -> None:
 def write_measurement(folder: Path, name: str, rows: list[dict[str, Any]], **settings: Any) -> None:
     """`<name>.csv`, the rows that `python -m benchmarks.<name>` has measured, and `<name>.json`, their origin."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(folder / f"{name}.csv", rows)
     command = ["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]
     about = {**origin(command), "load_average": os.getloadavg(), **settings}
     (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A CSV file with a header, from rows with the same names."""
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def commit_of_checkout() -> str | None:

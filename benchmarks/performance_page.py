@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import statistics
 from pathlib import Path
 
 from benchmarks.markdown import replace_block
@@ -68,21 +70,22 @@ def equality_table(folder: Path = RESULTS / "step_equality") -> str:
 
 
 def cost_table(folder: Path = RESULTS / "train_cost") -> str:
-    """Markdown of train_cost.csv, a row per algorithm and step."""
-    runs: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    """Markdown of train_cost.csv, a row per algorithm, step and precision."""
+    runs: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
     for row in _rows(folder / "train_cost.csv"):
-        runs.setdefault((row["algorithm"], row["step"]), {})[row["phase"]] = row
+        runs.setdefault((row["algorithm"], row["step"], row["precision"]), {})[row["phase"]] = row
     lines = [
-        "| algorithm | step | simulate | act | learn | meta-step | all, CPU s | all, wall s | env steps per s |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| algorithm | step | learns in | simulate | act | learn | meta-step | all, CPU s | all, wall s | "
+        "env steps per s |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (algorithm, step), phases in runs.items():
+    for (algorithm, step, precision), phases in runs.items():
         cpu = [f"{float(phases[name]['cpu_s_per_1000_env_steps']):.1f}" for name in ("simulate", "infer", "learn")]
         meta, all_cpu = (float(phases[name]["cpu_s_per_1000_env_steps"]) for name in ("meta", "all"))
         wall = float(phases["all"]["wall_s_per_1000_env_steps"])
         lines.append(
-            f"| `{algorithm}` | {'batched' if step == 'fast' else 'MetaDrive'} | {' | '.join(cpu)} | {meta:.2f} | "
-            f"**{all_cpu:.1f}** | {wall:.1f} | {1000 / wall:.0f} |"
+            f"| `{algorithm}` | {'batched' if step == 'fast' else 'MetaDrive'} | {precision} | {' | '.join(cpu)} | "
+            f"{meta:.2f} | **{all_cpu:.1f}** | {wall:.1f} | {1000 / wall:.0f} |"
         )
     vehicles = [float(phases["all"]["vehicles_mean"]) for phases in runs.values()]
     load = json.loads((folder / "train_cost.json").read_text())["load_average"][0]
@@ -97,41 +100,73 @@ def cost_table(folder: Path = RESULTS / "train_cost") -> str:
 
 
 def precision_table(folder: Path = RESULTS / "precision") -> str:
-    """Markdown of precision.csv."""
+    """Markdown of the precision.csv of every processor measured."""
     lines = [
-        "| product | shape | float32, µs | bfloat16, µs | float32 is faster by |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| instructions | product | shape | float32, µs | factors rounded, µs | between bfloat16, µs | "
+        "rounding is faster by |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for row in _rows(folder / "precision.csv"):
-        single, half = float(row["float32_us"]), float(row["bfloat16_us"])
-        lines.append(f"| {row['product']} | {row['shape']} | {single:.0f} | {half:.0f} | **{half / single:.2f}** |")
-    instructions = ", ".join(json.loads((folder / "precision.json").read_text())["instructions"]) or "none"
-    lines.append("")
-    lines.append(f"The processor's bfloat16 instructions: {instructions}. {_origin(folder / 'precision.json')}.")
-    return "\n".join(lines)
+    origins = []
+    for path in sorted(folder.glob("*/precision.csv")):
+        instructions = ", ".join(json.loads(path.with_suffix(".json").read_text())["instructions"]) or "none"
+        origins.append(f"{instructions}: {_origin(path.with_suffix('.json'))}.")
+        for row in _rows(path):
+            single, half = float(row["float32_us"]), float(row["bfloat16_us"])
+            rounded = f"{float(row['rounded_us']):.0f}" if "rounded_us" in row else "not measured"
+            ratio = f"**{single / float(row['rounded_us']):.2f}**" if "rounded_us" in row else ""
+            lines.append(
+                f"| {instructions} | {row['product']} | {row['shape']} | {single:.0f} | {rounded} | {half:.0f} | "
+                f"{ratio} |"
+            )
+    return "\n".join([*lines, "", *origins])
 
 
-def products_share(cost: Path = RESULTS / "train_cost", precision: Path = RESULTS / "precision") -> str:
-    """A sentence: how much of CoPO's learning its matrix products take, were they all that there is."""
-    phases = {
-        row["phase"]: row
-        for row in _rows(cost / "train_cost.csv")
-        if (row["algorithm"], row["step"]) == ("copo", "fast")
-    }
-    samples = float(phases["learn"]["vehicles_mean"]) * 1000
-    minibatches = samples * PPOConfig.update_epochs / PPOConfig.minibatch_size
-    single = {(row["product"], row["shape"]): float(row["float32_us"]) for row in _rows(precision / "precision.csv")}
-    first = f"{PPOConfig.minibatch_size} x {INPUTS} x {HIDDEN}"
-    # The gradient by the observation is not needed, and the output layers are small.
-    step = sum(time for key, time in single.items() if key != ("d W^T", first))
-    networks = 1 + get_algorithm("copo").value_heads
-    floor = minibatches * networks * step / 1e6
-    learn = float(phases["learn"]["cpu_s_per_1000_env_steps"])
+def learning_sentence(folder: Path = RESULTS / "precision" / "amx_bf16") -> str:
+    """What the trainings with and without rounding came to."""
+    rows = _rows(folder / "learning.csv")
+    words = []
+    for half in ("first", "second"):
+        rates = {
+            precision: [float(row[f"{half}_half_success"]) for row in rows if row["precision"] == precision]
+            for precision in ("float32", "bfloat16")
+        }
+        apart = [rounded - single for single, rounded in zip(rates["float32"], rates["bfloat16"], strict=True)]
+        error = statistics.stdev(apart) / math.sqrt(len(apart))
+        words.append(
+            f"{statistics.mean(rates['float32']):.1%} with float32 and {statistics.mean(rates['bfloat16']):.1%} with "
+            f"bfloat16 in their {half} half (mean difference of a seed {100 * statistics.mean(apart):+.1f} points, "
+            f"standard error {100 * error:.1f})"
+        )
     return (
-        f"The matrix products of CoPO's {networks} networks alone, {minibatches:.0f} minibatches of "
-        f"{PPOConfig.minibatch_size} per 1,000 env steps at the speed below, take {floor:.2f} of the {learn:.2f} CPU "
-        "seconds of its learning: below that lead only fewer passes over the samples or smaller networks. The rest is "
-        "what lies between the products: activations, losses, Adam, gathering samples, values and advantages."
+        f"{len(rows) // 2} trainings of IPPO on `particles`, {int(rows[0]['env_steps']):,} env steps each, succeeded "
+        f"in {' and '.join(words)}."
+    )
+
+
+def products_share(cost: Path = RESULTS / "train_cost", precision: Path = RESULTS / "precision" / "amx_bf16") -> str:
+    """A sentence: how much of CoPO's learning its matrix products take, were they all that there is."""
+    learn = {
+        row["precision"]: row
+        for row in _rows(cost / "train_cost.csv")
+        if (row["algorithm"], row["step"], row["phase"]) == ("copo", "fast", "learn")
+    }
+    vehicles = {name: float(row["vehicles_mean"]) for name, row in learn.items()}
+    first = f"{PPOConfig.minibatch_size} x {INPUTS} x {HIDDEN}"
+    networks = 1 + get_algorithm("copo").value_heads
+    words = []
+    for name, kind in (("float32", "float32"), ("bfloat16", "rounded")):
+        minibatches = vehicles[name] * 1000 * PPOConfig.update_epochs / PPOConfig.minibatch_size
+        times = {(row["product"], row["shape"]): float(row[f"{kind}_us"]) for row in _rows(precision / "precision.csv")}
+        # The gradient by the observation is not needed, and the output layers are small.
+        step = sum(time for key, time in times.items() if key != ("d W^T", first))
+        words.append(
+            f"{minibatches * networks * step / 1e6:.2f} of {float(learn[name]['cpu_s_per_1000_env_steps']):.2f} CPU "
+            f"seconds in {name}"
+        )
+    return (
+        f"Of CoPO's learning the matrix products of its {networks} networks, at the speed below, take "
+        f"{' and '.join(words)}. The rest is what lies between the products: activations, losses, Adam, gathering "
+        "samples, values and advantages."
     )
 
 
@@ -141,7 +176,7 @@ def fill(page: str) -> str:
         "speed": speed_table,
         "equality": equality_table,
         "cost": lambda: f"{cost_table()}\n\n{products_share()}",
-        "precision": precision_table,
+        "precision": lambda: f"{precision_table()}\n\n{learning_sentence()}",
     }
     for name, table in tables.items():
         page = replace_block(page, name, table(), PAGE)

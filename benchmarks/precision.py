@@ -1,13 +1,16 @@
-"""Would bfloat16 make learning faster? The matrix products of a minibatch in both formats, on one thread.
+"""Does bfloat16 make learning faster, and does it learn the same?
 
     python -m benchmarks.precision
 
-What a gradient step spends its time in: a layer's forward product, that for its weights' gradient, and that for its
-inputs' gradient. Casts, which bfloat16 needs besides, are left out.
+The matrix products of a minibatch, on one thread: what a gradient step spends its time in, a layer's forward product,
+that for its weights' gradient, and that for its inputs' gradient. In float32, in float32 with factors rounded to
+bfloat16 (`--precision bfloat16`), and, for what the processor can do, between bfloat16 tensors, casts left out.
+Then whole trainings with and without rounding, on `particles`, where many seeds cost little.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -18,27 +21,35 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmarks.origin import write_measurement
+from benchmarks.origin import write_measurement, write_rows
 from copo_algos.command import exit_code
-from copo_algos.config import PPOConfig
+from copo_algos.config import PPOConfig, check, preset, with_values
 from copo_algos.errors import UserError
+from copo_algos.machine import Precision, bfloat16_instructions
+from copo_algos.mlp import matrix_products
 from copo_algos.networks import HIDDEN
+from copo_algos.train import LEARNING_THREADS, Trainer
 
 INPUTS = 92  # observation and coordination factor of the intersection
 
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Time the matrix products of a minibatch in float32 and bfloat16."""
+    """Time the matrix products of a minibatch in float32 and bfloat16, and train with both."""
 
     rows: int = PPOConfig.minibatch_size
     """Samples of a minibatch."""
     blocks: int = 15
-    """Blocks of products per format; the formats take turns, and the median block counts."""
+    """Blocks of products per kind; the kinds take turns, and the median block counts."""
     products: int = 50
     """Products per block."""
-    output: Path = Path("benchmarks/results/precision")
-    """Where precision.csv and precision.json go."""
+    seeds: int = 10
+    """Trainings per precision, from seed 0 on; 0: none."""
+    total_steps: int = 16_000
+    """Env steps of a training."""
+    output: Path | None = None
+    """Where precision.csv, learning.csv and precision.json go. Default: a folder of benchmarks/results/precision,
+    named after the processor's best instruction for bfloat16."""
 
 
 def products(rows: int, dtype: torch.dtype) -> dict[tuple[str, str], Callable[[], object]]:
@@ -66,11 +77,28 @@ def microseconds(work: Callable[[], object], count: int) -> float:
     return (time.perf_counter() - start) / count * 1e6
 
 
-def instructions() -> list[str]:
-    """The processor's bfloat16 instructions, by /proc (Linux)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return sorted(words & {"avx512_bf16", "amx_bf16", "bf16"})
+def learned(precision: Precision, seed: int, total_steps: int) -> dict[str, object]:
+    """One training of IPPO on particles: the success rates of the lives that ended in each half of it."""
+    settings = with_values(
+        preset("default", "ippo"),
+        {"scene": "particles", "num_envs": 0, "seed": seed, "total_steps": total_steps, "precision": precision},
+    )
+    check(settings)
+    trainer = Trainer(settings)
+    halves = []
+    try:
+        trainer.begin()
+        for until in (total_steps // 2, total_steps):
+            ended = successes = 0
+            while trainer.env_steps < until:
+                row = trainer.train_iteration()
+                ended, successes = ended + row["ended"], successes + row["successes"]
+            halves.append(successes / ended if ended else math.nan)
+    finally:
+        trainer.close()
+    names = ("first_half_success", "second_half_success")
+    rates = {name: f"{rate:.4f}" for name, rate in zip(names, halves, strict=True)}
+    return {"precision": precision, "seed": seed, "env_steps": trainer.env_steps, **rates}
 
 
 def main(config: PrecisionConfig) -> None:
@@ -79,18 +107,35 @@ def main(config: PrecisionConfig) -> None:
         raise UserError(
             f"rows={config.rows}, blocks={config.blocks}, products={config.products}; use 1 or more of each"
         )
-    torch.set_num_threads(1)
+    if config.seeds < 0 or config.total_steps < 2:
+        raise UserError(f"seeds={config.seeds}, total_steps={config.total_steps}; use 0 or more, and 2 or more")
+    torch.set_num_threads(LEARNING_THREADS)
+    instructions = bfloat16_instructions()
+    output = config.output or Path("benchmarks/results/precision") / (instructions or ["none"])[0]
     single, half = (products(config.rows, dtype) for dtype in (torch.float32, torch.bfloat16))
+    kinds: dict[str, tuple[Precision, dict[tuple[str, str], Callable[[], object]]]] = {
+        "float32": ("float32", single),
+        "rounded": ("bfloat16", single),
+        "bfloat16": ("float32", half),
+    }
     rows = []
     for name, shape in single:
-        blocks = [
-            [microseconds(kind[name, shape], config.products) for kind in (single, half)]
-            for _ in range(config.blocks + 1)
-        ][1:]  # the first warms up
-        fast, slow = (statistics.median(times) for times in zip(*blocks, strict=True))
-        rows.append({"product": name, "shape": shape, "float32_us": f"{fast:.1f}", "bfloat16_us": f"{slow:.1f}"})
-        print(f"{name:6} {shape:16} float32 {fast:8.1f} us   bfloat16 {slow:8.1f} us", flush=True)
-    write_measurement(config.output, "precision", rows, instructions=instructions())
+        blocks: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(config.blocks + 1):
+            for kind, (precision, found) in kinds.items():
+                with matrix_products(precision):
+                    blocks[kind].append(microseconds(found[name, shape], config.products))
+        medians = {kind: statistics.median(times[1:]) for kind, times in blocks.items()}  # the first warms up
+        rows.append({"product": name, "shape": shape, **{f"{kind}_us": f"{us:.1f}" for kind, us in medians.items()}})
+        print(f"{name:6} {shape:16}", *(f"{kind} {us:6.1f} us  " for kind, us in medians.items()), flush=True)
+    write_measurement(output, "precision", rows, instructions=instructions)
+    trainings = []
+    for seed in range(config.seeds):
+        for precision in ("float32", "bfloat16"):
+            trainings.append(learned(precision, seed, config.total_steps))
+            print(*(f"{name} {value}  " for name, value in trainings[-1].items()), flush=True)
+    if trainings:
+        write_rows(output / "learning.csv", trainings)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import tyro
 from benchmarks.origin import write_measurement
 from copo_algos.algorithms import ALGORITHMS
 from copo_algos.command import exit_code
-from copo_algos.config import PresetName, check, preset, with_values
+from copo_algos.config import PresetName, TrainConfig, check, preset, with_values
 from copo_algos.errors import UserError
 from copo_algos.train import LEARNING_THREADS, Trainer
 
@@ -38,6 +38,8 @@ class CostConfig:
     """Algorithms to measure."""
     stock: tuple[str, ...] = ("ippo", "copo")
     """Algorithms to measure on MetaDrive's own step as well."""
+    float32: tuple[str, ...] = ("ippo", "copo")
+    """Algorithms to measure in float32 as well, where gradient steps are by way of bfloat16."""
     scene: str = "intersection"
     """Scene to drive in."""
     preset: PresetName = "default"
@@ -63,9 +65,9 @@ def worker_cpu_seconds() -> float:
     return total / TICKS_PER_SECOND
 
 
-def measure(config: CostConfig, algorithm: str, step_backend: str) -> Iterator[dict[str, Any]]:
+def measure(config: CostConfig, algorithm: str, step_backend: str, precision: str) -> Iterator[dict[str, Any]]:
     """One row per phase, and their sum."""
-    values: dict[str, Any] = {"scene": config.scene, "step_backend": step_backend}
+    values: dict[str, Any] = {"scene": config.scene, "step_backend": step_backend, "precision": precision}
     if config.num_envs is not None:
         values["num_envs"] = config.num_envs
     settings = with_values(preset(config.preset, algorithm), values)
@@ -93,6 +95,7 @@ def measure(config: CostConfig, algorithm: str, step_backend: str) -> Iterator[d
             "scene": config.scene,
             "algorithm": algorithm,
             "step": step_backend,
+            "precision": settings.learning_precision,
             "phase": phase,
             "cpu_s_per_1000_env_steps": f"{cpu[phase] * 1000 / env_steps:.3f}",
             "wall_s_per_1000_env_steps": f"{wall[phase] * 1000 / env_steps:.3f}",
@@ -107,13 +110,16 @@ def main(config: CostConfig) -> None:
         raise UserError(f"iterations={config.iterations}; use 1 or more")
     torch.set_num_threads(LEARNING_THREADS)
     rows = []
-    runs = [(algorithm, "fast") for algorithm in config.algorithms]
-    for algorithm, step_backend in runs + [(algorithm, "stock") for algorithm in config.stock]:
-        for row in measure(config, algorithm, step_backend):
+    runs = [(algorithm, "fast", "auto") for algorithm in config.algorithms]
+    runs += [(algorithm, "stock", "auto") for algorithm in config.stock]
+    if TrainConfig("copo").learning_precision != "float32":
+        runs += [(algorithm, "fast", "float32") for algorithm in config.float32]
+    for algorithm, step_backend, precision in runs:
+        for row in measure(config, algorithm, step_backend, precision):
             rows.append(row)
             cpu, wall = row["cpu_s_per_1000_env_steps"], row["wall_s_per_1000_env_steps"]
-            name = f"{algorithm}, {step_backend} step"
-            print(f"{name:36} {row['phase']:10} {cpu:>9} CPU s  {wall:>9} s  per 1,000 env steps", flush=True)
+            name = f"{algorithm}, {step_backend} step, {row['precision']}"
+            print(f"{name:46} {row['phase']:10} {cpu:>9} CPU s  {wall:>9} s  per 1,000 env steps", flush=True)
     write_measurement(config.output, "train_cost", rows)
 
 

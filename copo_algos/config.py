@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
 from copo_algos.algorithms import get_algorithm
 from copo_algos.errors import UserError
+from copo_algos.machine import Precision, bfloat16_instructions
 from copo_algos.rewards import NeighbourRule
 from copo_envs.scenes import MOST, SceneOptions, scene_options
 
@@ -146,6 +147,9 @@ class TrainConfig:
     """Project of Weights & Biases to log to as well; needs the extra wandb."""
     device: str = "cpu"
     """Where the networks learn: cpu, cuda or cuda:<k>. Acting is always on the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the factors of matrix products in gradient steps; all else is float32. auto: bfloat16 where that is faster,
+    on a CPU with matrix units for it (Intel AMX), and float32 elsewhere."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     lcf: Annotated[LCFConfig, tyro.conf.arg(name="")] = field(default_factory=LCFConfig)
     critic: Annotated[CriticConfig, tyro.conf.arg(name="")] = field(default_factory=CriticConfig)
@@ -176,6 +180,13 @@ class TrainConfig:
         """Env steps between updates: `steps_per_iteration`, or as few as the whole training has."""
         rows = max(1, self.num_envs)
         return min(self.steps_per_iteration, -(-self.total_steps // rows) * rows)
+
+    @property
+    def learning_precision(self) -> Precision:
+        """`precision`, and what auto means on this machine."""
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if self.device == "cpu" and "amx_bf16" in bfloat16_instructions() else "float32"
 
     def folder(self) -> Path:
         """The run folder."""
@@ -258,6 +269,7 @@ def check(config: TrainConfig) -> None:
     """
     algorithm = get_algorithm(config.algorithm)
     ppo, lcf, critic = config.ppo, config.lcf, config.critic
+    _check_choices(config)
     rows = max(1, config.num_envs)
     if config.num_envs < 0:
         raise UserError(f"num_envs={config.num_envs}; use 1 or more worker processes, or 0 for none")
@@ -340,6 +352,14 @@ def check(config: TrainConfig) -> None:
                 f"{name}={size} is more than an iteration holds: {config.steps_per_iteration} env steps with "
                 f"{vehicles} vehicles are {most} samples at most; use {most} or less, or more steps_per_iteration"
             )
+
+
+def _check_choices(config: TrainConfig) -> None:
+    """Refuse what is none of a setting's choices; the command line has asked that already, Python has not."""
+    for section in (config, config.ppo, config.lcf, config.critic):
+        for name, kind in get_type_hints(type(section)).items():
+            if get_origin(kind) is Literal and getattr(section, name) not in get_args(kind):
+                raise UserError(f"{name}={getattr(section, name)!r}; use one of {', '.join(get_args(kind))}")
 
 
 def _check_seed(config: TrainConfig) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Literal
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def cores() -> int:
@@ -24,3 +27,10 @@ def hardware() -> str:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         words += f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB memory"
     return words
+
+
+def bfloat16_instructions() -> list[str]:
+    """Which of the instructions for bfloat16 the processor has, by /proc (Linux): `amx_bf16` multiplies matrices."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return sorted(words & {"amx_bf16", "avx512_bf16"})

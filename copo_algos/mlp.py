@@ -3,17 +3,37 @@
 x (B, D) -> h1 = tanh(x W1 + b1) -> h2 = tanh(h1 W2 + b2) -> y = h2 W3 + b3 (B, K)
 
 For minibatches of some hundred rows an autograd graph, fresh memory for every step and a scalar tanh cost as much as
-the matrix products themselves. Here they are written into buffers that stay, and tanh(z) = 2 sigmoid(2 z) - 1, which
-torch vectorises better (the difference to tanh is one rounding). Buffers make a `TanhMLP` good for one thread.
+the matrix products themselves. Here they are written into buffers that stay. Buffers make a `TanhMLP` good for one
+thread.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
+from copo_algos.machine import Precision
+
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input  # d (1 - h^2) in one pass
+TANH_IS_FAST = torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Whether torch's tanh is vectorised well here. Where not, 2 sigmoid(2 z) - 1 is; the difference is one rounding."""
+
+
+@contextmanager
+def matrix_products(precision: Precision) -> Iterator[None]:
+    """Within it torch rounds the factors of float32 matrix products to bfloat16, or not; sums and results are float32.
+
+    A setting of the whole process, all its threads.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if precision == "bfloat16" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Layers(NamedTuple):
@@ -45,7 +65,10 @@ class TanhMLP:
         n = len(x)
         h1, h2, y = self._h1[:n], self._h2[:n], self._y[:n]
         for inputs, h, weight, bias in ((x, h1, self._w[0], self._b[0]), (h1, h2, self._w[1], self._b[1])):
-            torch.addmm(bias, inputs, weight, beta=2, alpha=2, out=h).sigmoid_().mul_(2).sub_(1)
+            if TANH_IS_FAST:
+                torch.addmm(bias, inputs, weight, out=h).tanh_()
+            else:
+                torch.addmm(bias, inputs, weight, beta=2, alpha=2, out=h).sigmoid_().mul_(2).sub_(1)
         return torch.addmm(self._b[2], h2, self._w[2], out=y)
 
     def backward(self, x: torch.Tensor, dy: torch.Tensor, gradients: Layers) -> None:

@@ -45,17 +45,19 @@ def prepare(config: TrainConfig, folder: Path) -> Path | None:
 
 
 def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
-    """Write config.json: the settings, the versions at the start, and those of every resumption (`resumed`).
+    """Write config.json: the settings, what learns here (`learns`) and the versions at the start, and those of every
+    resumption (`resumed`).
 
     Raises:
         UserError: the folder cannot be written.
     """
     settings = folder / "config.json"
-    began: dict[str, Any] = {"versions": versions(), "resumed": []}
+    here = {"learns": f"{config.device}, {config.learning_precision}", "versions": versions()}
+    began: dict[str, Any] = {**here, "resumed": []}
     if config.resume:
         before = _read(settings)
-        again = {"env_steps": env_steps, "device": config.device, "versions": versions()}
-        began = {"versions": before.get("versions"), "resumed": [*before.get("resumed", []), again]}
+        resumed = [*before.get("resumed", []), {"env_steps": env_steps, **here}]
+        began = {**{name: before.get(name) for name in here}, "resumed": resumed}
     try:
         partial = settings.with_suffix(".partial")
         partial.write_text(json.dumps({**config.as_dict(), **began}, indent=2) + "\n")
@@ -64,7 +66,8 @@ def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
         raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
 
 
-MAY_CHANGE = ("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "wandb", "device", "preset")
+MAY_CHANGE = ("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "wandb", "preset")
+MAY_CHANGE += ("device", "precision")  # other roundings
 
 
 def refuse_changes(config: TrainConfig, folder: Path, option: str = "--run-dir") -> None:

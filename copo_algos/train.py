@@ -23,6 +23,7 @@ from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import EVALUATIONS, METRICS, MetricsLog, Record, plot_learning_curve, read_table
+from copo_algos.mlp import matrix_products
 from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
@@ -51,6 +52,7 @@ class Trainer:
         self.options = config.scene_options()
         self.scenes = SceneVector(self.options, config.num_envs, restart=True)
         self.device = device_of(config.device)
+        self.precision = config.learning_precision
 
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rng = np.random.default_rng([config.seed, 0])
@@ -126,16 +128,17 @@ class Trainer:
         rollout = self._collect(after_step)
         samples = make_samples(rollout, self.critic, self.algorithm, self.config.ppo, self.device)
         self.samples, self.old_actor = samples, copy.deepcopy(self.actor)
-        update = ppo_update(
-            self.actor,
-            self.critic,
-            self.actor_optimizer,
-            self.critic_optimizers,
-            samples,
-            self.config.ppo,
-            self.kl_coef,
-            self.rng,
-        )
+        with matrix_products(self.precision):
+            update = ppo_update(
+                self.actor,
+                self.critic,
+                self.actor_optimizer,
+                self.critic_optimizers,
+                samples,
+                self.config.ppo,
+                self.kl_coef,
+                self.rng,
+            )
         self.kl_coef = adapt_kl_coef(self.kl_coef, update.kl, self.config.ppo.kl_target)
         clock.lap("learn")
         meta = None

@@ -50,6 +50,31 @@ def test_the_sentences_name_every_scene_and_algorithm():
     assert all(name in source for name in (*SCENES, *ALGORITHMS))
 
 
+@pytest.mark.parametrize(
+    ("precision", "device", "instructions", "found"),
+    [
+        ("auto", "cpu", ["amx_bf16", "avx512_bf16"], "bfloat16"),
+        ("auto", "cpu", ["avx512_bf16"], "float32"),  # without matrix units rounding costs more than it gains
+        ("auto", "cpu", [], "float32"),
+        ("auto", "cuda", ["amx_bf16"], "float32"),
+        ("float32", "cpu", ["amx_bf16"], "float32"),
+        ("bfloat16", "cpu", [], "bfloat16"),
+    ],
+)
+def test_bfloat16_is_chosen_where_the_processor_multiplies_matrices_of_it(
+    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, instructions: list[str], found: str
+):
+    monkeypatch.setattr(config_module, "bfloat16_instructions", lambda: instructions)
+    config = with_values(TrainConfig("copo"), {"precision": precision, "device": device})
+    assert config.learning_precision == found
+
+
+@pytest.mark.parametrize("name", ["precision", "neighbour_rule", "lcf_estimator", "preset"])
+def test_what_is_none_of_the_choices_is_refused_with_them(name: str):
+    message = refusal(**{name: "half"})
+    assert message.startswith(f"{name}='half'; use one of ")
+
+
 def test_defaults_are_accepted_for_every_algorithm_and_preset():
     for algorithm in ALGORITHMS:
         for name in PRESETS:

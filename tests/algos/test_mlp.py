@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from copo_algos import losses
-from copo_algos.mlp import TanhMLP
+from copo_algos import mlp as mlp_module
+from copo_algos.machine import Precision, bfloat16_instructions
+from copo_algos.mlp import TanhMLP, matrix_products
 from copo_algos.networks import (
     GaussianActor,
     ValueCritic,
@@ -38,7 +40,9 @@ def networks() -> tuple[GaussianActor, ValueCritic]:
     return modules
 
 
-def test_the_forward_pass_is_the_networks():
+@pytest.mark.parametrize("tanh_is_fast", [True, False])
+def test_the_forward_pass_is_the_networks(monkeypatch: pytest.MonkeyPatch, tanh_is_fast: bool):
+    monkeypatch.setattr(mlp_module, "TANH_IS_FAST", tanh_is_fast)
     actor, critic = networks()
     obs = normal(1, ROWS, OBS_SIZE)
     found = split_head(TanhMLP(layers_of(parameters_of(actor)), ROWS).forward(obs))
@@ -146,3 +150,25 @@ def test_the_derivative_of_the_clipped_value_loss():
     found = losses.value_gradient(value, old, returns, 0.4)
     assert 0 < (found == 0).sum() < 150
     torch.testing.assert_close(found, variable.grad, **EXACT)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_products_within_a_precision_are_that_precise(precision: Precision):
+    """Rounding both factors to bfloat16's 8 bits changes a product by less than 2^-7 of itself, and a sum of many by
+    less; a processor that cannot do it stays at float32."""
+    left, right = normal(1, 256, 256), normal(2, 256, 256)
+    with matrix_products(precision):
+        found = left.float() @ right.float()
+    error = (found.double() - left @ right).norm() / (left @ right).norm()
+    assert found.dtype == torch.float32
+    assert error < (2**-7 if precision == "bfloat16" else 1e-6)
+    if precision == "bfloat16" and "amx_bf16" in bfloat16_instructions():
+        assert error > 1e-4, "nothing was rounded"
+
+
+def test_the_precision_of_the_process_is_given_back():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(ZeroDivisionError), matrix_products("bfloat16"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        _ = 1 / 0
+    assert torch.get_float32_matmul_precision() == before

@@ -71,6 +71,7 @@ def test_the_run_folder_holds_what_it_should(run: Path):
     written = json.loads((run / "config.json").read_text())
     assert {"torch", "numpy", "copo", "python"} <= set(written.pop("versions"))
     assert written.pop("resumed") == []
+    assert written.pop("learns") == f"cpu, {tiny(run).learning_precision}"
     assert written == tiny(run, num_envs=2).as_dict()
 
 
@@ -328,6 +329,13 @@ def test_a_run_from_before_a_setting_existed_was_made_with_its_default(run: Path
     assert prepare(again, run) is not None
     message = refusal(tiny(run, num_envs=2, resume=True, total_steps=192, neighbour_rule="tf"))
     assert "cannot resume with neighbour_rule=tf: the run was made with ours" in message
+
+
+def test_the_precision_of_learning_is_written_down_and_may_change(run: Path):
+    train(tiny(run, num_envs=2, resume=True, total_steps=192, precision="bfloat16"))
+    settings = json.loads((run / "config.json").read_text())
+    assert settings["learns"] == f"cpu, {TrainConfig('copo').learning_precision}"
+    assert [again["learns"] for again in settings["resumed"]] == ["cpu, bfloat16"]
 
 
 def test_another_algorithm_does_not_resume_a_run(run: Path):

@@ -28,14 +28,28 @@ def test_the_products_have_the_shapes_of_a_layers_passes(dtype: torch.dtype):
     assert {value.dtype for value in found.values() if isinstance(value, torch.Tensor)} == {dtype}
 
 
-def test_the_table(tmp_path: Path):
-    main(PrecisionConfig(rows=4, blocks=1, products=1, output=tmp_path))
+def test_the_tables(tmp_path: Path):
+    main(PrecisionConfig(rows=4, blocks=1, products=1, seeds=1, total_steps=1600, output=tmp_path))
     with (tmp_path / "precision.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 and all(float(row[f"{name}_us"]) > 0 for row in rows for name in ("float32", "bfloat16"))
+    kinds = ("float32", "rounded", "bfloat16")
+    assert len(rows) == 6 and all(float(row[f"{kind}_us"]) > 0 for row in rows for kind in kinds)
     assert {"command", "hardware", "instructions"} <= set(json.loads((tmp_path / "precision.json").read_text()))
+    with (tmp_path / "learning.csv").open(newline="") as file:
+        trainings = list(csv.DictReader(file))
+    assert [row["precision"] for row in trainings] == ["float32", "bfloat16"]
+    assert all(row["env_steps"] == "1600" and 0 <= float(row["second_half_success"]) <= 1 for row in trainings)
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_nothing_to_measure_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="products=0; use 1 or more"):
-        main(PrecisionConfig(products=0, output=tmp_path))
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"products": 0}, "products=0; use 1 or more"),
+        ({"seeds": -1}, "seeds=-1, total_steps=16000; use 0 or more, and 2 or more"),
+        ({"total_steps": 1}, "total_steps=1"),
+    ],
+)
+def test_nothing_to_measure_is_refused(tmp_path: Path, settings: dict[str, int], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        main(PrecisionConfig(**settings, output=tmp_path))

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.train_cost import CostConfig, main, worker_cpu_seconds
+from copo_algos import config
+from copo_algos.config import TrainConfig
 
 
 def test_a_childs_cpu_time_is_counted():
@@ -26,10 +28,11 @@ def test_a_childs_cpu_time_is_counted():
 
 
 def test_the_table(tmp_path: Path):
-    main(CostConfig(("copo",), stock=("ippo",), scene="particles", iterations=1, output=tmp_path))
+    main(CostConfig(("copo",), stock=("ippo",), float32=(), scene="particles", iterations=1, output=tmp_path))
     with (tmp_path / "train_cost.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     assert [(row["algorithm"], row["step"]) for row in found[::5]] == [("copo", "fast"), ("ippo", "stock")]
+    assert {row["precision"] for row in found} == {TrainConfig("copo").learning_precision}
     rows = {row["phase"]: row for row in found[:5]}
     assert list(rows) == ["simulate", "infer", "learn", "meta", "all"]
     for kind in ("cpu", "wall"):
@@ -37,3 +40,11 @@ def test_the_table(tmp_path: Path):
         assert min(seconds) > 0 and sum(seconds[:4]) == pytest.approx(seconds[4], abs=0.01)
     assert {row["env_steps"] for row in rows.values()} == {"800"}
     assert {"command", "date", "hardware", "versions"} <= set(json.loads((tmp_path / "train_cost.json").read_text()))
+
+
+def test_where_bfloat16_is_used_float32_is_measured_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(config, "bfloat16_instructions", lambda: ["amx_bf16"])
+    main(CostConfig(("ippo",), stock=(), float32=("ippo",), scene="particles", iterations=1, output=tmp_path))
+    with (tmp_path / "train_cost.csv").open(newline="") as file:
+        found = [(row["algorithm"], row["precision"]) for row in csv.DictReader(file) if row["phase"] == "learn"]
+    assert found == [("ippo", "bfloat16"), ("ippo", "float32")]
