@@ -30,6 +30,7 @@ from copo_algos.mlp import matrix_products
 from copo_algos.networks import HIDDEN
 from copo_algos.train import LEARNING_THREADS, Trainer
 
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 INPUTS = 92  # observation and coordination factor of the intersection
 
 
@@ -131,7 +132,7 @@ def main(config: PrecisionConfig) -> None:
     write_measurement(output, "precision", rows, instructions=instructions)
     trainings = []
     for seed in range(config.seeds):
-        for precision in ("float32", "bfloat16"):
+        for precision in PRECISIONS:
             trainings.append(learned(precision, seed, config.total_steps))
             print(*(f"{name} {value}  " for name, value in trainings[-1].items()), flush=True)
     if trainings:
