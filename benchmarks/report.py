@@ -220,14 +220,15 @@ An env step moves all vehicles of one environment by 0.1 s.
 * **Best {WINDOW:,} env steps**: maximum over training of arrivals / vehicles that ended, each summed over {WINDOW:,}
   consecutive env steps. The curves show the same quantity at every iteration; with several seeds, the interquartile
   mean (below four seeds: the mean) with a 95 % bootstrap interval over the seeds (two seeds: their range).
-* **Best 100 episodes**: maximum over training of the mean success rate of the last 100 episodes (of all so far, while
-  there are fewer). This is the definition behind the authors' table; a maximum over training flatters.
-  Of a curriculum both count the last quarter alone, where all vehicles drive.
+* **Best 100 episodes**: maximum over training of the mean success rate of the last 100 episodes; "-" where fewer have
+  ended. This is the definition behind the authors' table; a maximum over training flatters.
+  Of a curriculum both count the last quarter alone.
 * **Evaluation**: the last checkpoint, stochastic actions, coordination factors drawn from the learned distribution,
   1,000 env steps with respawning, then until nobody is alive; episode k has seed 1,000,000 + k. A life has one outcome.
 * **Success, crash, out of road, max step**: share of the vehicles that ended so, over all episodes.
-* **Efficiency**: (successes - crashes - outs) / 1000 per episode. **Failures**: crashes + outs per episode; safety in
-  the authors' plots is minus this. **Arrivals**: vehicles that arrived by env step 1000, per episode.
+* **Efficiency**: (successes - crashes - outs) / 1000 (the horizon) per episode. **Failures**: crashes + outs per
+  episode; safety in the authors' plots is minus this. **Arrivals**: vehicles that arrived by env step 1000, per
+  episode.
 * **Wall-clock**: time in iterations, on the machine named, whatever else it was doing. **Env steps/s**: env steps /
   wall-clock, learning included.
 """

@@ -99,8 +99,11 @@ def best_success(metrics: pd.DataFrame, window: int = WINDOW) -> float:
 
 
 def best_success_100ep(metrics: pd.DataFrame) -> float:
-    """The authors' training success rate: maximum over training of the mean success rate of the last 100 episodes."""
-    return float(metrics["success_rate_100ep"].max())
+    """The authors' training success rate: maximum over training of the mean success rate of the last 100 episodes.
+
+    NaN where fewer have ended.
+    """
+    return float(metrics.loc[metrics["episodes"] >= RECENT_EPISODES, "success_rate_100ep"].max())
 
 
 def comparable(result: Result) -> pd.DataFrame:
@@ -114,7 +117,7 @@ def comparable(result: Result) -> pd.DataFrame:
     begins, total = metrics["env_steps"].shift(fill_value=0), result.config["total_steps"]
     full = np.array([everybody_drives(int(steps), total) for steps in begins])
     last = metrics[full].copy()
-    since = last["episodes"] - metrics[~full]["episodes"].max() if "episodes" in metrics else pd.Series(0, last.index)
+    since = last["episodes"] - metrics[~full]["episodes"].max()
     last.loc[since < RECENT_EPISODES, "success_rate_100ep"] = np.nan
     return last
 
@@ -189,7 +192,7 @@ def _load_one(folder: Path) -> Result:
         cell = Cell(scene, algorithm, int(seed.removeprefix("seed")))
         path = folder / METRICS
         metrics = pd.read_csv(path)
-        missing = {"env_steps", "wall_s", "success_rate_100ep", "ended", "successes"} - set(metrics.columns)
+        missing = {"env_steps", "wall_s", "success_rate_100ep", "ended", "successes", "episodes"} - set(metrics.columns)
         if missing or metrics.empty:
             raise ValueError(f"no column {', '.join(sorted(missing))}" if missing else "no rows")
         path = folder / CONFIG

@@ -42,7 +42,7 @@ TABLES = {
     },
     "step-sizes": {
         "default, seed 100": RESULTS / "estimators" / "per_sample" / "metrics.csv",
-        "default on another processor, seed 100": TRIED / "every800_seed100.csv",
+        "default on another processor, other first weights, seed 100": TRIED / "every800_seed100.csv",
         "`value_learning_rate` 1e-3, seed 100": TRIED / "value_rate_seed100.csv",
         "`kl_target` 0.03, seed 100": TRIED / "kl_target_seed100.csv",
         "`log_std_init` -0.7, seed 100": TRIED / "log_std_seed100.csv",

@@ -211,6 +211,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lcf_estimator": "released",
         "lcf_learning_rate": 1e-4,
         "lcf_minibatch_size": 512,
+        "precision": "float32",
     },
     # The authors' later torch code.
     "paper_torch": {
@@ -220,6 +221,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lcf_estimator": "released",
         "lcf_learning_rate": 1e-4,
         "lcf_minibatch_size": 512,
+        "precision": "float32",
     },
     # This package's choice: the clipping of the torch code, an update every 800 env steps, no cuts inside a rollout,
     # and the per-sample meta-gradient with a few full-batch steps. What speaks for each is in docs/algorithms.
@@ -355,11 +357,17 @@ def check(config: TrainConfig) -> None:
 
 
 def _check_choices(config: TrainConfig) -> None:
-    """Refuse what is none of a setting's choices; the command line has asked that already, Python has not."""
+    """Refuse what is none of a setting's choices, and a preset in name only; the command line allows neither."""
     for section in (config, config.ppo, config.lcf, config.critic):
         for name, kind in get_type_hints(type(section)).items():
             if get_origin(kind) is Literal and getattr(section, name) not in get_args(kind):
                 raise UserError(f"{name}={getattr(section, name)!r}; use one of {', '.join(get_args(kind))}")
+    values, chosen = PRESETS[config.preset], config.as_dict()
+    if values and all(chosen[name] != value for name, value in values.items()):
+        raise UserError(
+            f"preset={config.preset!r}, but none of its values is set; "
+            f"begin with copo_algos.config.preset({config.preset!r}, {config.algorithm!r})"
+        )
 
 
 def _check_seed(config: TrainConfig) -> None:

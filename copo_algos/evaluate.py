@@ -231,6 +231,7 @@ class _Lane:
             self._policy.draw_lcf(born, self._rng) if self._fixed_lcf is None else np.full(born, self._fixed_lcf)
         )
         seen = self._observe(batch)
+        self._next_step = int(batch.episode_step) + 1  # more time passes in a step after which nobody is left
         actions = self._policy.actions(self._simulator, seen, self._lcf, self._rng, self._deterministic)
         self._simulator.step_async(actions)
         return False
@@ -253,7 +254,7 @@ class _Lane:
                     "life": int(batch.acted_life[slot]),
                     "outcome": Outcome(batch.outcome[slot]).name.lower(),
                     "steps": steps,
-                    "ended_at": int(batch.episode_step),
+                    "ended_at": self._next_step,
                     "own_return": own_return,
                     "route_completion": batch.route_completion[slot],
                     "velocity_m_s": velocity / steps,

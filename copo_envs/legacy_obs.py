@@ -90,11 +90,21 @@ class LegacyLivesEnv(BaseParallelWrapper[str, np.ndarray, Any]):
     """A lives view whose vehicles see what they would have seen in 0.2.5.
 
     Args:
-        env: one of MetaDrive's scenes.
+        env: a lives view of one of MetaDrive's scenes, with the observations of the scene.
+
+    Raises:
+        SceneError: another view, wrapped observations, or a scene that is not in 0.2.5.
     """
 
     def __init__(self, env: LivesEnv):
         super().__init__(env)
+        if not isinstance(env.unwrapped, LivesEnv):
+            raise SceneError(f"{env} is no lives view, whose agents are lives; use copo_envs.parallel_env")
+        shape = env.observation_space(env.possible_agents[0]).shape
+        if shape != (get_scene(env.scene).obs_size,):
+            raise SceneError(
+                f"observations of shape {shape} are not those of {env.scene}; wrap it before other wrappers change them"
+            )
         self._legacy = LegacyObs(env.scene, 0)
         self._before: dict[str, np.ndarray] = {}
 

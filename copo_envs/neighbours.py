@@ -61,7 +61,7 @@ def neighbourhood_mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
         mask: (..., N, N) bool from `neighbour_mask`.
 
     Returns:
-        (..., N), of the dtype of `values`.
+        (..., N), of the dtype of `values` where that is floating, else float64.
     """
     if values.shape != mask.shape[:-1]:
         raise ValueError(f"values has shape {values.shape} and mask {mask.shape}; use (..., N) and (..., N, N)")
@@ -83,6 +83,8 @@ def nearest_observations(
     """
     rows = obs if actions is None else _side_by_side(obs, actions)
     _check_rows("obs", rows, index.shape[:-1])
+    if valid.shape != index.shape:
+        raise ValueError(f"valid has shape {valid.shape} and index {index.shape}; use (..., N, K) for both")
     *lead, n, k = index.shape
     size = rows.shape[-1]
     near = np.take_along_axis(rows, index.reshape(*lead, n * k, 1), axis=-2).reshape(*lead, n, k, size)
@@ -196,5 +198,7 @@ def _masked_mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """values (..., N, F), mask (..., N, N) -> (..., N, F)."""
     # Rows that are nobody's neighbour may hold NaN, and NaN * 0 is NaN.
     clean = np.where(np.expand_dims(mask.any(axis=-2), -1), values, 0)
-    total = mask.astype(values.dtype) @ clean
-    return (total / np.maximum(mask.sum(axis=-1), 1)[..., None]).astype(values.dtype)
+    dtype = values.dtype if np.issubdtype(values.dtype, np.floating) else np.dtype(np.float64)
+    exact = np.promote_types(dtype, np.float32)  # a sum of float16 overflows
+    total = mask.astype(exact) @ clean.astype(exact)
+    return (total / np.maximum(mask.sum(axis=-1), 1)[..., None]).astype(dtype)

@@ -1,8 +1,9 @@
 """The same simulator in a worker process, and many of them at once.
 
-A worker is a fresh interpreter (`python -m copo_envs.process`) that shares one block of memory with its parent: the
-arrays of a `StepBatch` and the actions. Only short messages go through the pipe. Workers start at the first reset,
-so nothing that has not started yet stops an environment from being pickled; they end when their parent does.
+A worker is a fresh interpreter that shares one block of memory with its parent: the arrays of a `StepBatch` and the
+actions. Only short messages go through the pipe. Workers start at the first reset, so nothing that has not started yet
+stops an environment from being pickled; they end when their parent does, and whoever it has forked since. A process
+that was forked from the parent cannot use its workers.
 A user's script needs no `if __name__ == "__main__"` guard, as the worker never imports it.
 """
 
@@ -27,6 +28,9 @@ import numpy as np
 
 from copo_envs.scenes import SceneError, SceneOptions, check_actions, everybody_an_agent, get_scene
 from copo_envs.step_batch import ACTION_SIZE, NOW_FIELDS, Simulator, StepBatch
+
+# `python -m` would look for modules in the current folder first, where a random.py, say, would be taken for Python's.
+_WORKER = "import sys; sys.path[:1] == [''] and sys.path.pop(0); from copo_envs.process import main; main()"
 
 
 class WorkerError(RuntimeError):
@@ -139,6 +143,8 @@ class ProcessSimulator:
         self._pipe: Connection | None = None
         self._end: Callable[[], Any] | None = None
         """Ends the worker; calls itself when this object or the interpreter goes."""
+        self._owner = 0
+        """The process that has started the worker."""
         self._died: str | None = None
         """How the worker died, until another one is started."""
         self._waiting = False  # a command was sent whose reply has not been received
@@ -181,6 +187,11 @@ class ProcessSimulator:
 
     def send(self, command: str, *arguments: Any) -> None:
         """Send a command to the worker; `receive` waits for it. The first one starts the worker."""
+        if self._process is not None and os.getpid() != self._owner:
+            raise SceneError(
+                f"this environment belongs to process {self._owner}, from which process {os.getpid()} was forked; "
+                "make one here"
+            )
         if self._waiting:  # an interrupted call left its reply in the pipe: from here on every answer would be stale
             self.close()
         if self._process is None:
@@ -243,14 +254,15 @@ class ProcessSimulator:
                     "PYTHONUTF8", None
                 )  # MetaDrive sets it to "on" for 3D, with which Python does not start
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "copo_envs.process", str(theirs.fileno()), str(shared.fileno())],
+                [sys.executable, "-c", _WORKER, str(theirs.fileno()), str(shared.fileno())],
                 pass_fds=(theirs.fileno(), shared.fileno()),
                 env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent, whose end is the worker's
             )
         self._pipe = Connection(ours.detach())
         self._died = None
-        self._end = weakref.finalize(self, _end_worker, self._process, self._pipe)
+        self._owner = os.getpid()
+        self._end = weakref.finalize(self, _end_worker, self._process, self._pipe, self._owner)
         self._pipe.send((self.options, self._auto_reset))
         batch = StepBatch.from_buffer(memory, self.num_slots, self.obs_size)
         batch.copy_from(self.batch)
@@ -384,6 +396,10 @@ class SceneVector:
         self._note_seeds()
         return self.batch
 
+    def next_seeds(self) -> list[int]:
+        """(E,) the seeds of the episodes that would begin next by themselves. Empty before the first reset."""
+        return [seeds.advance() for seeds in self._seeds]
+
     def set_num_agents(self, num_agents: int) -> None:
         """Begin the episodes from each environment's next one on with so many vehicles.
 
@@ -437,14 +453,23 @@ class SceneVector:
     def rule_actions(self) -> np.ndarray:
         """(E, N, 2): what the rule-based driver would do now, see `Simulator.rule_actions`.
 
+        Zeros where a worker died since the last step and the next one will replace it.
+
         Raises:
-            WorkerDied: a worker died since the last step; the next one replaces it.
+            WorkerDied: a worker died and is not to be replaced.
         """
         if not self._rows:
             raise SceneError("rule_actions() before reset(): call reset(seeds) first")
         if self._local is not None:
             return self._local.simulator.rule_actions()[None]
-        return np.stack([worker.rule_actions() for worker in self._workers])
+        actions = np.zeros((self.num_envs, self.num_slots, ACTION_SIZE), np.float32)
+        for env, worker in enumerate(self._workers):
+            try:
+                actions[env] = worker.rule_actions()
+            except WorkerDied:
+                if not self._restart:
+                    raise
+        return actions
 
     def close(self) -> None:
         """End the workers."""
@@ -541,8 +566,14 @@ class SceneVector:
         self.episode_seed[:] = [seeds.current for seeds in self._seeds]
 
 
-def _end_worker(process: subprocess.Popen[bytes], pipe: Connection) -> None:
-    pipe.close()  # the worker sees the end of its input and exits
+def _end_worker(process: subprocess.Popen[bytes], pipe: Connection, owner: int) -> None:
+    if os.getpid() != owner:  # in a process forked from the owner: the worker is not its to end
+        pipe.close()
+        return
+    # The worker sees the end of its input and exits, though a forked process may hold another end of the pipe.
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
+    pipe.close()
     try:
         process.wait(timeout=5)
     except subprocess.TimeoutExpired:
@@ -595,14 +626,11 @@ def _work(pipe: Connection, memory: Any) -> None:
             return
 
 
-def _main() -> None:
+def main() -> None:
+    """What a worker runs."""
     for number in (signal.SIGINT, signal.SIGTERM):  # what they mean is the parent's to decide; its end is ours
         signal.signal(number, signal.SIG_IGN)
     pipe, memory_fd = Connection(int(sys.argv[1])), int(sys.argv[2])
     memory = mmap.mmap(memory_fd, os.fstat(memory_fd).st_size)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone, and so is the reason to live
         _work(pipe, memory)
-
-
-if __name__ == "__main__":
-    _main()

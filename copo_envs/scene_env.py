@@ -11,7 +11,8 @@ import numpy as np
 from gymnasium.spaces import Box
 from pettingzoo.utils.env import ParallelEnv
 
-from copo_envs.scenes import SceneError, check_seed, get_scene, is_whole, map_seed, scene_options
+from copo_envs.process import make_simulator
+from copo_envs.scenes import SceneError, as_numbers, check_seed, get_scene, is_whole, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 RENDER_MODES = ("human", "rgb_array")
@@ -50,7 +51,7 @@ def check_render_options(options: Any, agents: Container[str]) -> dict[str, Any]
         return {}
     from copo_envs.render import RenderError, render_options
 
-    if not isinstance(options, Mapping):
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise RenderError(f"render_options={options!r}; use a dictionary such as {{'size': 640}}, or None")
     made = render_options(**options)
     if made.colour_by not in ("vehicle", "speed"):
@@ -120,12 +121,9 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         in_process: bool | None = None,
         **options: Any,
     ):
-        # Imported late: a worker runs that module as its main program, which must not be imported before.
-        from copo_envs.process import make_simulator
-
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise SceneError(f"unknown render_mode {render_mode!r}; use None or {', '.join(map(repr, RENDER_MODES))}")
-        if in_process not in (None, True, False):
+        if in_process is not None and not isinstance(in_process, bool):
             raise SceneError(f"in_process={in_process!r}; use True, False or None")
         self.scene = scene
         self.options = scene_options(scene, **options)
@@ -225,6 +223,9 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
             window.show(self._renderer.frame(batch, wrecks, caption=caption, traffic=traffic))
         return None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_renderer": None, "_window": None}  # made anew when they are needed
+
     def close(self) -> None:
         """Free the simulator and close the window. A later `reset` starts another."""
         self._simulator.close()
@@ -276,6 +277,11 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         batch = self._last_batch()
         if batch.episode_over:
             raise SceneError("the episode is over: call reset() to begin another")
+        if not isinstance(actions, Mapping):
+            raise SceneError(
+                f"actions are of type {type(actions).__name__}; step() takes a dictionary, agent -> "
+                "[steering, throttle]"
+            )
         for agent in actions:
             if agent not in known:
                 raise SceneError(
@@ -286,11 +292,8 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         for agent, slot in slot_of.items():
             if agent not in actions:
                 raise SceneError(f"no action for {agent!r}; step() takes one for every agent in env.agents")
-            try:
-                move = np.asarray(actions[agent], dtype=np.float32)
-            except (TypeError, ValueError):
-                move = np.empty(0)
-            if move.shape != (ACTION_SIZE,) or not np.isfinite(move).all():
+            move = as_numbers(actions[agent])
+            if move is None or move.shape != (ACTION_SIZE,) or not np.isfinite(move).all():
                 raise SceneError(
                     f"the action of {agent!r} is {actions[agent]!r}; it must be {ACTION_SIZE} finite numbers "
                     "in [-1, 1]: steering, throttle"

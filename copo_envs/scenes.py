@@ -275,13 +275,31 @@ def _is_one_of(value: Any, words: tuple[str, ...]) -> bool:
     return isinstance(value, str) and value in words
 
 
+def as_numbers(values: Any) -> np.ndarray | None:
+    """Actions as a float32 array, None for what is no array of numbers.
+
+    Those of other types are clipped to [-1, 1] first: what float32 cannot hold would become infinite.
+    """
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # rows of different lengths
+        return None
+    if array.dtype.kind not in "fiub":
+        return None
+    if array.dtype != np.float32:
+        array = np.where(np.isfinite(array), np.clip(array, -1.0, 1.0), array).astype(np.float32)
+    return array
+
+
 def check_actions(actions: Any, num_slots: int, active: np.ndarray) -> np.ndarray:
     """Actions as a float32 array (N, 2) clipped to [-1, 1].
 
     Raises:
         SceneError: another shape, or NaN or infinity in the row of a living vehicle.
     """
-    array = np.asarray(actions, dtype=np.float32)
+    array = as_numbers(actions)
+    if array is None:
+        raise SceneError(f"actions {actions!r} are no array of numbers; this scene takes ({num_slots}, 2) of them")
     if array.shape != (num_slots, 2):
         raise SceneError(
             f"actions have shape {array.shape}; this scene takes ({num_slots}, 2): steering and throttle per slot"

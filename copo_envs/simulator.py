@@ -168,6 +168,7 @@ class MetaDriveSimulator:
         self._batched: Any = None  # the batched step, or None: MetaDrive's own
         self._refused = False  # the batched step was tried and does not work here
         self._over = False
+        self._resetting = False  # stays True where a reset was interrupted: MetaDrive's engine is between two episodes
         self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
         self._rule_driver = RuleDriver()
@@ -197,6 +198,9 @@ class MetaDriveSimulator:
         count = self.num_slots if num_agents is None else num_agents
         if not 1 <= count <= self.num_slots:
             raise SceneError(f"num_agents={count} at reset; this environment was made for 1 to {self.num_slots}")
+        if self._resetting:
+            self.close()
+        self._resetting = True
         if self._env is None:
             self._env = self._start()
         env = self._env
@@ -226,12 +230,15 @@ class MetaDriveSimulator:
         self._choose_backend(map_number)
         for slot, (agent, vehicle) in enumerate(env.agents.items()):
             self._enter(agent, vehicle, slot, obs[agent])
+        self._resetting = False
         return batch
 
     def step(self, actions: np.ndarray) -> StepBatch:
         env, batch = self._env, self.batch
         if env is None:
             raise SceneError("step() before reset(): call reset(seed) first")
+        if self._resetting:
+            raise SceneError("the last reset was interrupted: call reset(seed) to begin an episode")
         if self._over:
             raise SceneError("the episode is over: call reset(seed) to begin another")
         moves = check_actions(actions, self.num_slots, batch.active)
@@ -356,7 +363,7 @@ class MetaDriveSimulator:
         if self._env is not None:
             env, self._env = self._env, None
             self._fast = self._batched = None
-            self._refused = False
+            self._refused = self._resetting = False
             self._vehicle_observations = {}
             env.close()
             metadrive_fixes.set_geometry("metadrive")  # whoever uses MetaDrive here next finds its own roads

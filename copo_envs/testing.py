@@ -1,4 +1,4 @@
-"""The contracts of a lives view and of a simulator as functions, for wrappers of these scenes and for your own.
+"""The contracts of a lives view and of a simulator as functions, for these scenes and for your own.
 
 PettingZoo's tests act uniformly at random, so that almost no vehicle moves and none ends. These drive forwards, and
 `drive_forwards_space` makes PettingZoo's do so. Too long for a test suite, and so a command:

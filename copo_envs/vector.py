@@ -20,7 +20,7 @@ from gymnasium.vector.utils import batch_space
 
 from copo_envs.process import SceneVector
 from copo_envs.scene_env import INFO_FIELDS, RENDER_FPS, check_render_options, read_reset_options
-from copo_envs.scenes import SceneError, check_seed, is_whole, map_seed, scene_options
+from copo_envs.scenes import SceneError, as_numbers, check_seed, is_whole, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 
 
@@ -119,8 +119,8 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Args:
             seed: scene e begins with the episode of `seed` + e, the same as `parallel_env(...).reset(seed=...)`, and
-                all that follow there are determined by it too. A sequence: one per scene. None: the next of the
-                sequence that the last given seed began; of one from the operating system if none was given.
+                all that follow there are determined by it too. A sequence: one per scene. None: each scene goes
+                on to the episode that would have begun next; to one from the operating system if none was given yet.
             options: {"num_agents": vehicles on the road, at most as many as the scenes were made for, "maps": "train"
                 or "heldout", which maps of `pg_map` the episodes take place on}, both optional.
 
@@ -132,9 +132,14 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         if isinstance(options, Mapping) and "reset_mask" in options:
             raise SceneError("reset option 'reset_mask': single rows cannot be reset, they reset themselves")
+        if self.closed:
+            raise SceneError("the environment is closed: make another")
         num_agents, maps = read_reset_options(options, self.num_slots, stacklevel=3)
+        if isinstance(seed, (list, tuple)) and len(seed) == self.num_scenes and all(one is None for one in seed):
+            seed = None
         if seed is None:
-            seeds = [int(number) for number in self.np_random.integers(2**31, size=self.num_scenes)]
+            drawn = self.np_random.integers(2**31, size=self.num_scenes)
+            seeds = self._scenes.next_seeds() or [int(number) for number in drawn]
         elif isinstance(seed, (list, tuple)) or (isinstance(seed, np.ndarray) and seed.ndim):
             if len(seed) != self.num_scenes:
                 raise SceneError(f"{len(seed)} seeds for {self.num_scenes} scenes; give one each, or a single number")
@@ -165,7 +170,9 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             WorkerError: a worker died again and again, or its simulation failed.
         """
         self._check_started()
-        moves = np.asarray(actions, dtype=np.float32)
+        moves = as_numbers(actions)
+        if moves is None:
+            raise SceneError(f"actions are no array of numbers; use ({self.num_envs}, {ACTION_SIZE}) of them")
         if moves.shape != (self.num_envs, ACTION_SIZE):
             raise SceneError(
                 f"actions have shape {moves.shape}; {self.num_scenes} scenes of {self.num_slots} slots take "
@@ -198,7 +205,11 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._scenes.rule_actions().reshape(self.num_envs, ACTION_SIZE)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """One picture per scene, (H, W, 3) uint8, with `render_mode="rgb_array"`; else None and a warning."""
+        """One picture per scene, (H, W, 3) uint8, with `render_mode="rgb_array"`; else None and a warning.
+
+        Raises:
+            WorkerDied: a worker died since the last step; the next one replaces it.
+        """
         if self.render_mode is None:
             gymnasium.logger.warn('render() without a render mode; make the environment with render_mode="rgb_array"')
             return None

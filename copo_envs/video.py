@@ -88,13 +88,17 @@ def check_video(path: str | Path, fps: int = 10) -> Path:
 
 
 def _check_fps(fps: int, most: int) -> None:
-    if not 1 <= fps <= most:
-        raise RenderError(f"fps={fps} is not possible in this kind of video; use 1 to {most}")
+    if not isinstance(fps, (int, float, np.integer, np.floating)) or not 1 <= fps <= most:
+        raise RenderError(f"fps={fps!r} is not possible in this kind of video; use 1 to {most}")
 
 
 def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     shape = None
     for frame in frames:
+        if not isinstance(frame, np.ndarray):
+            raise RenderError(
+                f"a frame is a {type(frame).__name__}; all have to be uint8 arrays (H, W, 3) of one shape"
+            )
         shape = shape or frame.shape
         if frame.shape != shape or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise RenderError(f"a frame is {frame.dtype} {frame.shape}; all have to be uint8 (H, W, 3) of one shape")

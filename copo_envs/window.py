@@ -13,7 +13,7 @@ from copo_envs.drawing.options import RenderError
 class Window:
     """Opens with the first picture. SDL_VIDEODRIVER=dummy makes one that nobody sees, for tests.
 
-    pygame has one window per process: a second one takes the place of the first.
+    pygame has one window per process: of several, each takes the place of the others when it shows a picture.
 
     Args:
         title: text in its bar.
@@ -22,6 +22,9 @@ class Window:
     Raises:
         RenderError: no pygame or no display.
     """
+
+    _shown: Window | None = None
+    """Whose picture pygame's window shows."""
 
     def __init__(self, title: str, fps: float):
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -47,8 +50,9 @@ class Window:
         if self.closed:
             return False
         height, width = picture.shape[:2]
-        if self._screen is None or self._screen.get_size() != (width, height):
+        if Window._shown is not self or self._screen.get_size() != (width, height):
             self._check_display()
+            Window._shown = self
             self._screen = pygame.display.set_mode((width, height))
             pygame.display.set_caption(self._title)
         if any(event.type == pygame.QUIT for event in pygame.event.get()):
@@ -63,7 +67,9 @@ class Window:
     def close(self) -> None:
         """Take it away. Closing twice is fine."""
         self._screen = None
-        self._pygame.display.quit()
+        if Window._shown in (self, None):
+            Window._shown = None
+            self._pygame.display.quit()
 
     def _check_display(self) -> None:
         """Connect to the display. SDL goes on without one, offscreen, unless it is told which driver to use."""

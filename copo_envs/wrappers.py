@@ -55,6 +55,7 @@ class NeighbourInfo(Wrapper):
     """
 
     def __init__(self, env: ParallelEnv[Any, Any, Any], distance: float = 40.0, k: int | None = None):
+        _check_parallel(self, env)
         super().__init__(env)
         _check_positions(self)
         self.distance = _checked_distance(distance)
@@ -117,6 +118,7 @@ class CoordinatedReward(Wrapper):
         lcf: float | Mapping[Any, float] | Callable[[Any], float] | None = None,
         replace_reward: bool = False,
     ):
+        _check_parallel(self, env)
         super().__init__(env)
         _check_positions(self)
         self.distance = _checked_distance(distance)
@@ -197,6 +199,7 @@ class LCFObservation(Wrapper):
     """
 
     def __init__(self, env: ParallelEnv[Any, Any, Any], mean: float = 0.0, std: float = 0.1):
+        _check_parallel(self, env)
         super().__init__(env)
         self.set_distribution(mean, std)
         self.observation_spaces = _longer_spaces(self, np.zeros(1), np.ones(1))
@@ -293,6 +296,7 @@ class NeighbourObservation(Wrapper):
         relative: bool = True,
         mode: Literal["nearest", "mean_field"] = "nearest",
     ):
+        _check_parallel(self, env)
         super().__init__(env)
         _check_positions(self)
         if mode not in ("nearest", "mean_field"):
@@ -437,6 +441,14 @@ def _vector_box(wrapper: Wrapper, name: str, space: Space[Any]) -> Box:
             "use a Box of floats with one dimension"
         )
     return space
+
+
+def _check_parallel(wrapper: Wrapper, env: Any) -> None:
+    if not isinstance(env, ParallelEnv):
+        raise SceneError(
+            f"{type(wrapper).__name__} wraps a PettingZoo ParallelEnv, and {env} is none; "
+            "wrap parallel_env(...) first and turn it into another view then"
+        )
 
 
 def _check_positions(wrapper: Wrapper) -> None:

@@ -81,8 +81,8 @@ def sheet(scene: str) -> str:
         "five in the slots view only; for the arrays see [there](../environments.md#arrays).",
         "## Arguments",
         table(("argument", "default", "values", ""), sections.option_rows(scene)),
-        'And, of the PettingZoo views, `render_mode` (`None` or `"rgb_array"`) and `in_process`. '
-        + sections.reset_options(scene),
+        'And, of the PettingZoo views, `render_mode` (`None`, `"rgb_array"` or `"human"`), '
+        "[`render_options`](../environments.md#seeing-it) and `in_process`. " + sections.reset_options(scene),
         "## Seeds",
         sections.seeds(scene),
     ]

@@ -75,6 +75,11 @@ def test_what_is_none_of_the_choices_is_refused_with_them(name: str):
     assert message.startswith(f"{name}='half'; use one of ")
 
 
+def test_a_preset_in_name_only_is_refused():
+    assert "preset='paper', but none of its values is set; begin with" in refusal(preset="paper")
+    check(with_values(preset("paper", "copo"), {"num_envs": 2}))
+
+
 def test_defaults_are_accepted_for_every_algorithm_and_preset():
     for algorithm in ALGORITHMS:
         for name in PRESETS:

@@ -111,6 +111,16 @@ def test_lives_agree_with_a_plain_loop(lives: pd.DataFrame):
         assert row["lcf"] == pytest.approx(factor[life])
 
 
+def test_a_life_ends_in_its_last_step_whatever_time_passes_until_the_next_one_begins():
+    """One vehicle, whose wreck or finish blocks the way for a while in which nobody drives."""
+    alone = scene_options("particles", num_agents=1, horizon=300)
+    lives = drive(untrained(uses_lcf=False), [Episode(0, 0, alone)], workers=1)
+    birth = lives["ended_at"] - lives["steps"]
+    assert len(lives) > 1 and birth[0] == 0
+    assert (birth[1:].to_numpy() >= lives["ended_at"][:-1].to_numpy()).all()
+    assert (birth < 300).all() and (birth[1:].to_numpy() > lives["ended_at"][:-1].to_numpy()).any()
+
+
 def test_the_population_drains_after_the_horizon(lives: pd.DataFrame):
     # Respawning stops at the horizon, so whoever ends later was born before.
     assert (lives["ended_at"] - lives["steps"] < HORIZON).all()

@@ -49,6 +49,7 @@ def metrics(successes: list[int], ended: list[int], success_100ep: list[float], 
             "success_rate_100ep": success_100ep,
             "ended": ended,
             "successes": successes,
+            "episodes": 100 * np.arange(1, count + 1),
         }
     )
 
@@ -132,6 +133,12 @@ def test_a_window_is_as_many_env_steps_whatever_an_iteration_has():
     )
     assert best_success(coarse, 3200) == best_success(fine, 3200) == 0.35
     assert math.isnan(best_success(fine.iloc[:3], 3200))
+
+
+def test_a_mean_over_100_episodes_needs_as_many():
+    table = metrics([1, 2, 3], [10] * 3, [0.9, 0.2, 0.3])
+    assert best_success_100ep(table.assign(episodes=[99, 100, 101])) == 0.3
+    assert math.isnan(best_success_100ep(table.assign(episodes=[1, 2, 3])))
 
 
 def test_of_a_curriculum_the_last_quarter_counts():

@@ -10,6 +10,8 @@ import pytest
 from copo_envs.legacy_obs import LAYOUTS, LegacyLivesEnv, LegacyObs, ray_order
 from copo_envs.lives_env import LivesEnv, parallel_env
 from copo_envs.scenes import SCENES, SceneError
+from copo_envs.slots_env import slots_env
+from copo_envs.wrappers import LCFObservation
 
 
 def test_every_scene_of_metadrive_has_a_layout() -> None:
@@ -76,6 +78,13 @@ def test_the_last_action_is_the_one_before_of_the_same_life(scene: str, first: i
     assert told(0.8, 0.2, (False, False)) == [0.9, 0.1]
     assert told(0.5, 0.3, (True, False)) == [0.5, 0.2]  # another life in the first slot
     assert told(0.7, 0.4, (False, False)) == [0.5, 0.3]
+
+
+def test_other_views_and_wrapped_observations_are_refused() -> None:
+    with pytest.raises(SceneError, match="is no lives view"):
+        LegacyLivesEnv(slots_env("intersection"))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SceneError, match=r"observations of shape \(92,\) are not those of intersection"):
+        LegacyLivesEnv(LCFObservation(parallel_env("intersection")))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.simulator

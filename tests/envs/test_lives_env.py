@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
 from collections import Counter
@@ -251,6 +252,8 @@ def test_no_respawn() -> None:
         ({"agent_0": [0.0, np.nan]}, "the action of 'agent_0' is [0.0, nan]; it must be 2 finite numbers"),
         ({"agent_0": [0.0, 0.0, 0.0]}, "the action of 'agent_0' is [0.0, 0.0, 0.0]; it must be 2 finite"),
         ({"agent_0": "left"}, "the action of 'agent_0' is 'left'; it must be 2 finite numbers"),
+        ({"agent_0": ["0.1", "0.2"]}, "the action of 'agent_0' is ['0.1', '0.2']; it must be 2 finite numbers"),
+        ({"agent_0": [1j, 0.0]}, "the action of 'agent_0' is [1j, 0.0]; it must be 2 finite numbers"),
         ({"agent_77": [0.0, 0.0]}, "an action for 'agent_77', which has not been in this episode"),
     ],
 )
@@ -260,6 +263,30 @@ def test_actions_that_are_none(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SceneError) as refusal:
         env.step({"agent_0": [0.0, 0.0], "agent_1": [0.0, 0.0], **change})
     assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize("actions", [None, [[0.0, 0.0], [0.0, 0.0]], np.zeros((2, 2))])
+def test_actions_without_names(actions: Any) -> None:
+    env = parallel_env("particles", num_agents=2)
+    env.reset(seed=0)
+    with pytest.raises(SceneError, match=r"actions are of type \w+; step\(\) takes a dictionary, agent -> "):
+        env.step(actions)
+
+
+def test_finite_actions_that_float32_cannot_hold_are_clipped() -> None:
+    one, two = (parallel_env("particles", num_agents=1) for _ in range(2))
+    one.reset(seed=0)
+    two.reset(seed=0)
+    far, full = one.step({"agent_0": [0.0, 1e39]}), two.step({"agent_0": [0.0, 1.0]})
+    np.testing.assert_array_equal(far[0]["agent_0"], full[0]["agent_0"])
+
+
+def test_an_environment_that_has_drawn_can_be_pickled_and_copied() -> None:
+    env = parallel_env("particles", render_mode="rgb_array")
+    env.reset(seed=0)
+    picture = env.render()
+    for other in (pickle.loads(pickle.dumps(env)), copy.deepcopy(env)):
+        np.testing.assert_array_equal(other.render(), picture)
 
 
 def test_other_refusals() -> None:

@@ -153,6 +153,16 @@ def test_dtype_is_kept_and_no_axes_are_needed() -> None:
     assert neighbourhood_mean(obs[:, 0], mask).dtype == np.float32
 
 
+def test_means_of_whole_numbers_and_of_halves() -> None:
+    mask = neighbour_mask(np.zeros((3, 2)), np.ones(3, dtype=bool), np.inf)
+    for dtype in (np.uint8, np.int64, np.float64):
+        assert neighbourhood_mean(np.array([1, 2, 4], dtype), mask).tolist() == [3.0, 2.5, 1.5]
+    assert neighbourhood_mean(np.full(3, 200, np.uint8), mask).tolist() == [200.0] * 3
+    assert neighbourhood_mean(np.array([True, False, False]), mask).tolist() == [0.0, 0.5, 0.5]
+    halves = neighbourhood_mean(np.full(3, 40_000, np.float16), mask)
+    assert halves.dtype == np.float16 and (halves == np.float16(40_000)).all()
+
+
 @given(crowds(), st.sampled_from([None, 1, 2, 9]))
 @settings(deadline=None, max_examples=60)
 def test_edges_are_the_neighbours(crowd: Crowd, k: int | None) -> None:
@@ -253,6 +263,7 @@ INDEX, VALID = nearest_neighbours(np.zeros((5, 2)), PRESENT, 2)
             lambda: nearest_observations(np.zeros((5, D)), INDEX, VALID, np.zeros((4, 2))),
             r"actions has shape \(4, 2\); use one row for each vehicle of \(5,\)",
         ),
+        (lambda: nearest_observations(np.zeros((5, D)), INDEX, VALID[:, :1]), r"valid has shape \(5, 1\) and index"),
         (lambda: mean_field(np.zeros(5), np.zeros(5), np.zeros((5, 5), bool)), r"obs has shape \(5,\); use one row"),
         (lambda: ego_frame(np.zeros((5, 2)), np.zeros((5, 1)), PRESENT), r"heading has shape \(5, 1\) and present"),
     ],

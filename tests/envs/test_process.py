@@ -414,9 +414,11 @@ def test_a_death_that_another_call_meets_is_mended_by_the_next_step(call: str):
         kill(vector._workers[0])
         if call == "set_num_agents":
             vector.set_num_agents(3)
+        elif call == "rule_actions":
+            assert not vector.rule_actions()[0].any() and vector.rule_actions()[1].any()
         else:
             with pytest.raises(WorkerDied, match="killed by SIGKILL"):
-                getattr(vector, call)(*([0] if call == "scenery" else []))
+                vector.scenery(0)
         with pytest.warns(WorkerRestartWarning):
             batch = vector.step(still)
         assert vector.restarted.tolist() == [True, False] and batch.truncated[0].all()
@@ -492,6 +494,69 @@ def test_a_script_needs_no_main_guard_and_its_workers_end_when_it_is_killed(tmp_
     first, pids = result.stdout.splitlines()  # once: no worker has run the script again
     assert first == "script" and result.returncode == -signal.SIGKILL and not result.stderr
     assert len(pids.split()) == 2 and all(wait_until_gone(int(pid)) for pid in pids.split())
+
+
+def test_what_lies_in_the_current_folder_is_none_of_a_workers_modules(tmp_path: Path):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    (here / "random.py").write_text("raise SystemExit('the wrong random')\n")
+    (elsewhere / "script.py").write_text(
+        "import copo_envs\n"
+        "env = copo_envs.parallel_env('particles', in_process=False)\n"
+        "print(len(env.reset(seed=0)[0]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, str(elsewhere / "script.py")],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "8\n", "")
+
+
+FORKED = """\
+import os, time
+import numpy as np
+import copo_envs
+from copo_envs.scenes import SceneError
+
+env = copo_envs.vector_env("particles", 2, num_agents=2)
+env.reset(seed=0)
+ready, done = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    try:
+        env.step(np.zeros((4, 2)))
+    except SceneError as error:
+        os.write(ready[1], str(error).encode())
+    env.close()  # not its workers'
+    os.read(done[0], 1)
+    os._exit(0)
+print(os.read(ready[0], 1000).decode())
+print(int(env.step(np.ones((4, 2)))[4]["life_steps"].max()))
+began = time.monotonic()
+env.close()
+print("soon" if time.monotonic() - began < 3 else "late")
+os.write(done[1], b".")
+os.waitpid(child, 0)
+"""
+
+
+def test_a_forked_process_leaves_the_workers_to_the_one_that_started_them() -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0 and result.stderr == ""
+    refusal, steps, closed = result.stdout.splitlines()
+    assert refusal.startswith("this environment belongs to process") and refusal.endswith("make one here")
+    assert (steps, closed) == ("1", "soon")
 
 
 FORGETFUL = """\

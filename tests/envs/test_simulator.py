@@ -352,3 +352,25 @@ def test_metadrive_finds_its_own_roads_after_us(closing: Closing) -> None:
     assert metadrive_fixes._published
     simulator.close()
     assert not metadrive_fixes._published
+
+
+@pytest.mark.parametrize("where", ["in MetaDrive's reset", "after it"])
+def test_an_interrupted_reset_is_begun_again(where: str, closing: Closing, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulator: Any = closing(simulator_of("intersection", num_agents=4))
+    first = simulator.reset(3).obs.copy()
+    simulator.step(np.zeros((4, 2)))
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if where == "after it":
+            patch.setattr(simulator, "_choose_backend", interrupt)
+        else:
+            patch.setattr(simulator.metadrive.engine.spawn_manager, "reset", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            simulator.reset(4)
+    with pytest.raises(SceneError, match=r"the last reset was interrupted: call reset\(seed\)"):
+        simulator.step(np.zeros((4, 2)))
+    np.testing.assert_array_equal(simulator.reset(3).obs, first)
+    simulator.step(np.zeros((4, 2)))

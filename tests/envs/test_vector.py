@@ -126,8 +126,21 @@ def test_seeds(closing: Closing) -> None:
     np.testing.assert_array_equal(by_list, np.concatenate([first[3:], first[:3]]))
     lives = copo_envs.parallel_env("particles", num_agents=3)
     np.testing.assert_array_equal(first[:3], np.stack(list(lives.reset(seed=5)[0].values())))
+    listed = env.reset(seed=[None, None])[1]["seed"]  # gymnasium's word for no seed
+    assert listed[0] not in (5, 6) and listed[0] != listed[3]
     fresh = [vector_env("particles", in_process=True).reset()[1]["seed"][0] for _ in range(2)]
     assert fresh[0] != fresh[1]
+
+
+def test_a_reset_without_a_seed_goes_on_where_the_episodes_are(closing: Closing) -> None:
+    env = closing(vector_env("particles", 2, num_agents=2, horizon=8, drain=False))
+    driven = env.reset(seed=0)[1]["seed"][::2].tolist()
+    for _ in range(16):
+        infos = env.step(np.zeros((4, 2)))[4]
+        if infos["episode_over"].any():
+            driven += infos["seed"][::2].tolist()
+    driven += env.reset()[1]["seed"][::2].tolist()
+    assert len(driven) == len(set(driven)) == 8
 
 
 def test_fewer_vehicles_at_reset_leave_rows_empty(closing: Closing) -> None:
@@ -166,6 +179,7 @@ def test_refusals(closing: Closing) -> None:
     resets: tuple[tuple[dict[str, Any], str], ...] = (
         ({"seed": -1}, "seed=-1 at reset; use a whole number"),
         ({"seed": [1, 2]}, "2 seeds for 1 scenes; give one each"),
+        ({"seed": [None, None]}, "2 seeds for 1 scenes"),
         ({"seed": 1.5}, "seed=1.5 at reset"),
         ({"seed": 2**63}, f"seed={2**63} at reset; use a whole number of 0 or more, below 2\\*\\*63, or None"),
         ({"seed": np.array("3")}, r"seed=array\('3'.* at reset"),
@@ -184,10 +198,15 @@ def test_refusals(closing: Closing) -> None:
         env.step(np.zeros((3, 2)))
     with pytest.raises(SceneError, match="the action of slot 1 is"):
         env.step(np.array([[0, 0], [0, np.nan]]))
+    for actions in ([[0.0, 0.0], [0.0]], {"a": 1}, "left", None, np.zeros((2, 2), complex)):
+        with pytest.raises(SceneError, match=r"actions are no array of numbers; use \(2, 2\) of them"):
+            env.step(actions)  # pyright: ignore[reportArgumentType]
+    env.step(np.full((2, 2), 1e39))  # finite, and beyond what float32 can hold
     env.close()
     env.close()
-    with pytest.raises(SceneError, match="closed"):
-        env.step(np.zeros((2, 2)))
+    for call in (lambda: env.step(np.zeros((2, 2))), env.reset):
+        with pytest.raises(SceneError, match="closed"):
+            call()
 
 
 def test_pictures(closing: Closing) -> None:

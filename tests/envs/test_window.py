@@ -85,6 +85,21 @@ def test_close_takes_the_window_away_and_a_later_reset_opens_another(unseen: Non
     env.close()
 
 
+def test_two_windows_take_turns_and_closing_one_leaves_the_other(unseen: None) -> None:
+    one, two = (copo_envs.parallel_env("particles", num_agents=n, render_mode="human") for n in (1, 2))
+    one.reset(seed=0)
+    two.reset(seed=0)
+    go(one)
+    one.close()
+    go(two)
+    assert pygame.display.get_init() and on_screen().any()
+    two.reset(seed=1)
+    one.close()
+    assert pygame.display.get_init()
+    two.close()
+    assert not pygame.display.get_init()
+
+
 def test_pettingzoos_own_test_of_both_modes(unseen: None) -> None:
     render_test(particles_v0.env)  # pyright: ignore[reportArgumentType]
 

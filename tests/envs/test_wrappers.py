@@ -18,7 +18,9 @@ from pettingzoo.test import api_test, parallel_api_test
 from pettingzoo.utils.conversions import parallel_to_aec
 from pettingzoo.utils.wrappers import BaseParallelWrapper
 
+import copo_envs
 from copo_algos.rewards import shared_rewards
+from copo_envs import particles_v0
 from copo_envs.lives_env import LivesEnv, parallel_env
 from copo_envs.scene_env import SceneEnv
 from copo_envs.scenes import SceneError
@@ -552,6 +554,11 @@ def three() -> LivesEnv:
         (lambda: CoordinatedReward(three(), np.nan), "distance=nan metres; use 0 or more"),
         (lambda: NeighbourObservation(three(), 1, "far"), "distance='far' metres; use 0 or more"),  # pyright: ignore
         (lambda: NeighbourObservation(three(), 1, mode="all"), "unknown mode 'all'; choose"),  # pyright: ignore
+        (
+            lambda: LCFObservation(particles_v0.env()),  # pyright: ignore[reportArgumentType]
+            "LCFObservation wraps a PettingZoo ParallelEnv, and ",
+        ),
+        (lambda: NeighbourInfo(copo_envs.vector_env("particles")), "wraps a PettingZoo ParallelEnv"),  # pyright: ignore
         (lambda: LCFObservation(three(), mean=1.5), "mean=1.5 of the lcf; use a number in [-1, 1]"),
         (lambda: LCFObservation(three(), std=-0.1), "std=-0.1 of the lcf; use a finite number of 0 or more"),
         (lambda: LCFObservation(three()).set_distribution(0.0, np.inf), "std=inf of the lcf; use a finite"),
