@@ -52,7 +52,7 @@ def read_page(path: Path) -> str:
     """
     try:
         return path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; give an existing Markdown file") from error
 
 

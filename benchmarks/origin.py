@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from copo_algos.errors import UserError
 from copo_algos.machine import hardware
 from copo_algos.run_folder import versions
 
@@ -39,11 +40,23 @@ def write_origin(path: Path, command: Sequence[str]) -> None:
 
 def write_measurement(folder: Path, name: str, rows: list[dict[str, Any]], **settings: Any) -> None:
     """`<name>.csv`, the rows that `python -m benchmarks.<name>` has measured, and `<name>.json`, their origin."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_rows(folder / f"{name}.csv", rows)
     command = ["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]
     about = {**origin(command), "load_average": os.getloadavg(), **settings}
     (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def make_folder(folder: Path) -> None:
+    """A folder to write to, before there is something to lose.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; choose another --output") from error
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

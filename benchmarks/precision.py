@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmarks.origin import write_measurement, write_rows
+from benchmarks.origin import make_folder, write_measurement, write_rows
 from copo_algos.command import exit_code
 from copo_algos.config import PPOConfig, check, preset, with_values
 from copo_algos.errors import UserError
@@ -119,6 +119,7 @@ def main(config: PrecisionConfig) -> None:
         "rounded": ("bfloat16", single),
         "bfloat16": ("float32", half),
     }
+    make_folder(output)
     rows = []
     for name, shape in single:
         blocks: dict[str, list[float]] = {kind: [] for kind in kinds}

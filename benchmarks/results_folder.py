@@ -175,9 +175,15 @@ def episodes_of(results: list[Result]) -> str:
 
 
 def notes_of(results: Iterable[Result]) -> list[str]:
-    """What somebody has noted in their provenance.json, each with its cell."""
-    found = ((result.cell, result.provenance.get("note")) for result in results)
-    return [f"Note ({cell}): {note}" for cell, note in found if note]
+    """Where trainings were interrupted, and what somebody has noted in their provenance.json, each with its cell."""
+    notes = []
+    for result in results:
+        breaks = [f"{again['env_steps']:,}" for again in result.config.get("resumed", [])]
+        if breaks:
+            notes.append(f"Note ({result.cell}): interrupted and resumed, with fresh episodes, at {', '.join(breaks)}")
+        if result.provenance.get("note"):
+            notes.append(f"Note ({result.cell}): {result.provenance['note']}")
+    return notes
 
 
 def percent(value: float) -> str:
@@ -195,12 +201,14 @@ def _load_one(folder: Path) -> Result:
         missing = {"env_steps", "wall_s", "success_rate_100ep", "ended", "successes", "episodes"} - set(metrics.columns)
         if missing or metrics.empty:
             raise ValueError(f"no column {', '.join(sorted(missing))}" if missing else "no rows")
+        metrics["env_steps"] = pd.to_numeric(metrics["env_steps"])
         path = folder / CONFIG
-        config = json.loads(path.read_text())
+        config = dict(json.loads(path.read_text()))
         path = folder / PROVENANCE
         provenance = json.loads(path.read_text())
         for name in ("command", "date", "commit", "hardware", "versions"):
             provenance[name]
+        dict(provenance["versions"])
         evaluations, arrivals, episodes = {}, {}, 0
         for maps, name in EVALUATIONS.items():
             path = folder / name / LIVES

@@ -9,11 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from benchmarks.origin import ROOT, write_origin
 from benchmarks.suite import CONFIG, EVALUATIONS, METRICS, PROVENANCE, Cell, cells, env_steps_done, is_complete
@@ -60,29 +58,42 @@ def run(config: RunConfig) -> None:
     Raises:
         UserError: impossible settings, or others than a cell was made with, before anything is run; or, at the end, the
             cells that failed.
-        KeyboardInterrupt: SIGINT or SIGTERM; the training in progress has left a checkpoint.
+        KeyboardInterrupt: the training in progress has left a checkpoint.
     """
     if config.total_steps < 1:
         raise UserError(f"total_steps={config.total_steps} is too small; use 1 or more")
     if config.evaluate < 0:
         raise UserError(f"evaluate={config.evaluate} is negative; use 0 for no evaluation")
+    _check_train_options(config.train_options)
     wanted = cells(config.scenes, config.algorithms, config.seeds)
     for cell in wanted:
         _refuse_changes(config, cell)
     failed = []
-    with _terminate_is_interrupt():
-        for number, cell in enumerate(wanted, start=1):
-            print(f"[{number}/{len(wanted)}] {cell}: ", end="")
-            if not (_train(config, cell) and _evaluate(config, cell)):
-                failed.append(str(cell))
-                continue
-            collect(config, cell)
+    for number, cell in enumerate(wanted, start=1):
+        print(f"[{number}/{len(wanted)}] {cell}: ", end="")
+        if not (_train(config, cell) and _evaluate(config, cell)):
+            failed.append(str(cell))
+            continue
+        collect(config, cell)
     if failed:
         raise UserError(
             f"{len(failed)} of {len(wanted)} cells failed (their messages are above): {'; '.join(failed)}; "
             "the same command tries them again"
         )
     print(f"complete ({len(wanted)} of {len(wanted)}): see {config.results_dir}; next: python -m benchmarks report")
+
+
+def _check_train_options(options: str) -> None:
+    """Refuse options that cannot be read, or that say what the cell says."""
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise UserError(
+            f"train_options={options!r} cannot be read ({error}); write them as on a command line"
+        ) from error
+    for name in ("--scene", "--seed", "--total-steps", "--run-dir", "--resume"):
+        if any(word.partition("=")[0].replace("_", "-") == name for word in words):
+            raise UserError(f"train_options={options!r}: {name} is the cell's to say; use the options of this command")
 
 
 def train_command(config: RunConfig, cell: Cell) -> list[str]:
@@ -153,7 +164,10 @@ def _train(config: RunConfig, cell: Cell) -> bool:
         return True
     command = train_command(config, cell)
     print(f"resuming {last_checkpoint(folder)}" if "--resume" in command else "training", flush=True)
-    (folder / PROVENANCE).unlink(missing_ok=True)
+    try:
+        (folder / PROVENANCE).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; choose another --runs-dir") from error
     return _copo(command)
 
 
@@ -199,15 +213,3 @@ def _copo(arguments: list[str]) -> bool:
         if child.poll() is None:  # interrupted while waiting for an interrupted child
             child.kill()
             child.wait()
-
-
-@contextmanager
-def _terminate_is_interrupt() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks.origin import write_measurement
+from benchmarks.origin import make_folder, write_measurement
 from copo_algos.algorithms import ALGORITHMS
 from copo_algos.command import exit_code
 from copo_algos.config import PresetName, TrainConfig, check, preset, with_values
@@ -67,11 +67,7 @@ def worker_cpu_seconds() -> float:
 
 def measure(config: CostConfig, algorithm: str, step_backend: str, precision: str) -> Iterator[dict[str, Any]]:
     """One row per phase, and their sum."""
-    values: dict[str, Any] = {"scene": config.scene, "step_backend": step_backend, "precision": precision}
-    if config.num_envs is not None:
-        values["num_envs"] = config.num_envs
-    settings = with_values(preset(config.preset, algorithm), values)
-    check(settings)
+    settings = _settings(config, algorithm, step_backend, precision)
     trainer = Trainer(settings)
     try:
         trainer.begin()
@@ -104,6 +100,13 @@ def measure(config: CostConfig, algorithm: str, step_backend: str, precision: st
         }
 
 
+def _settings(config: CostConfig, algorithm: str, step_backend: str, precision: str) -> TrainConfig:
+    values: dict[str, Any] = {"scene": config.scene, "step_backend": step_backend, "precision": precision}
+    if config.num_envs is not None:
+        values["num_envs"] = config.num_envs
+    return with_values(preset(config.preset, algorithm), values)
+
+
 def main(config: CostConfig) -> None:
     """Measure and write; the table goes to the terminal as well."""
     if config.iterations < 1:
@@ -114,6 +117,9 @@ def main(config: CostConfig) -> None:
     runs += [(algorithm, "stock", "auto") for algorithm in config.stock]
     if TrainConfig("copo").learning_precision != "float32":
         runs += [(algorithm, "fast", "float32") for algorithm in config.float32]
+    for run in runs:
+        check(_settings(config, *run))
+    make_folder(config.output)
     for algorithm, step_backend, precision in runs:
         for row in measure(config, algorithm, step_backend, precision):
             rows.append(row)

@@ -107,7 +107,7 @@ def best_success(run: Path) -> float:
         return -math.inf
     try:
         return float(json.loads((best / EVALUATION).read_text())["success_rate"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{best / EVALUATION} cannot be read ({error!r}); move {best} away to look for the best anew"
         ) from error
@@ -137,7 +137,7 @@ def load_learner(folder: Path, parts: LearnerParts) -> dict[str, Any]:
         state = json.loads((folder / "learner.json").read_text())
         if not isinstance(state, dict):
             raise ValueError("it does not hold the values of a learner")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / 'learner.json'} cannot be read ({error}); use another checkpoint") from error
     for name, module in parts.modules.items():
         load_into(module, _under(tensors, name), path)

@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(NEEDS_EXTRA.format(command, package), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while modules are still being imported
+        print(f"copo {command}: stopped", file=sys.stderr)
+        return 130
 
 
 def _run(command: str, arguments: list[str]) -> int:

@@ -2,14 +2,74 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from types import FrameType
+from typing import Any, TextIO, cast
 
 from copo_algos.errors import UserError
 from copo_algos.interrupts import Interrupted
 from copo_envs.process import WorkerError
 from copo_envs.scenes import SceneError
+
+
+class PatientOutput:
+    """Standard output that nobody has to read.
+
+    A training has better things to do than to fail because a pipe is closed, a log is on a full disk, or a terminal
+    cannot show a character.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding
+            self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        except OSError:
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self) -> None:
+        # What is left in the stream's buffer would fail again at the interpreter's end.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextmanager
+def termination_is_interruption() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a closed terminal) raise KeyboardInterrupt, as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with suppress(ValueError):  # not in the main thread: whoever is there handles signals
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants it ignored
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def exit_code(name: str, work: Callable[[], Any], stopped: str = "stopped") -> int:
@@ -21,10 +81,12 @@ def exit_code(name: str, work: Callable[[], Any], stopped: str = "stopped") -> i
         stopped: what to say after Ctrl-C, where the exception does not say it.
 
     Returns:
-        0; 2 where there was something to mend; 130 after Ctrl-C or SIGTERM.
+        0; 2 where there was something to mend; 130 after Ctrl-C, SIGTERM or SIGHUP.
     """
     try:
-        work()
+        with termination_is_interruption(), redirect_stdout(cast(TextIO, PatientOutput(sys.stdout))):
+            work()
+            sys.stdout.flush()
     except (UserError, SceneError, WorkerError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2

@@ -91,7 +91,7 @@ class CriticConfig:
     num_neighbours: int = 4
     """How many of the nearest vehicles a concat critic sees."""
     counterfactual: bool = True
-    """Whether those critics see the neighbours' actions too."""
+    """Whether those critics see the neighbours' actions too; --no-counterfactual: their observations alone."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class TrainConfig:
     """Where the networks learn: cpu, cuda or cuda:<k>. Acting is always on the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the factors of matrix products in gradient steps; all else is float32. auto: bfloat16 where that is faster,
-    on a CPU with matrix units for it (Intel AMX), and float32 elsewhere."""
+    on a CPU with matrix units for it (Intel AMX), and float32 elsewhere; a resumed run keeps what it has."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     lcf: Annotated[LCFConfig, tyro.conf.arg(name="")] = field(default_factory=LCFConfig)
     critic: Annotated[CriticConfig, tyro.conf.arg(name="")] = field(default_factory=CriticConfig)
@@ -280,6 +280,8 @@ def check(config: TrainConfig) -> None:
             f"steps_per_iteration={config.steps_per_iteration} does not split over {rows} environments; "
             f"use a multiple of {rows}"
         )
+    if config.precision == "bfloat16" and config.device != "cpu":
+        raise UserError(f"precision=bfloat16 is for the CPU, and device={config.device}; use float32, or auto")
     if config.wandb is not None and not config.wandb.strip():
         raise UserError(f"wandb={config.wandb!r} is no name of a project; give one, or leave out --wandb")
     if config.total_steps < 1:

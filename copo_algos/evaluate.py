@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -42,6 +43,8 @@ from copo_envs.step_batch import StepBatch
 NOISE_STREAM = 1
 """With the episode's seed it seeds the policy's draws; the seed alone seeds the simulator's."""
 Maps = Literal["train", "heldout"]
+FILE_WIDTH = 160
+"""Columns of a table that goes to a file or another program."""
 LIVES, EPISODES, SUMMARY = "lives.csv", "episodes.csv", "summary.json"
 
 
@@ -106,10 +109,14 @@ def evaluate(config: EvaluateConfig) -> pd.DataFrame:
     """
     _check(config)
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, FILE_WIDTH)
     jobs = _jobs(config)
     policies = [job.policy() for job in jobs]
     # All are read and fit the settings before the first of them drives, which can take hours.
     plans = [_plan_for(policy, job, config) for job, policy in zip(jobs, policies, strict=True)]
+    for job in jobs:
+        _make(job.output)
     summaries = []
     for job, policy, episodes in zip(jobs, policies, plans, strict=True):
         summary, lives = _evaluate_one(config, job, policy, episodes, console)
@@ -357,7 +364,7 @@ def _evaluate_one(
     info = policy.info
     torch.set_num_threads(1)  # a population is a small batch: handing it between threads costs more than it wins
     begin = time.perf_counter()
-    with _Bar(console, f"{info.algorithm} on {info.scene}", config.episodes, config.horizon) as bar:
+    with _Bar(console, f"{escape(info.algorithm)} on {info.scene}", config.episodes, config.horizon) as bar:
         lives = drive(policy, episodes, config.workers, config.deterministic, config.lcf, bar.step)
     summary = {
         "run": job.name,
@@ -387,6 +394,15 @@ def _intervals(lives: pd.DataFrame, config: EvaluateConfig) -> dict[str, tuple[f
     for name in ("efficiency", "failures", "throughput", "vehicles"):
         found[name] = bootstrap_interval([table[name].to_numpy()], np.mean, rng)
     return found
+
+
+def _make(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / f"{SUMMARY}.partial").touch()
+        (output / f"{SUMMARY}.partial").unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error}; choose another --output") from error
 
 
 def _write(output: Path, lives: pd.DataFrame, summary: dict[str, Any]) -> None:
@@ -494,17 +510,17 @@ def _print(console: Console, summaries: list[dict[str, Any]], outputs: list[Path
             table.add_column(" ".join(LABELS[name]).strip(), justify="right")
         for summary in summaries:
             values = (show(name, summary["measures"][name]) for name in columns)
-            table.add_row(summary["run"], f"{summary['env_steps']:,}", *values)
+            table.add_row(escape(summary["run"]), f"{summary['env_steps']:,}", *values)
         console.print(table)
     for output in outputs:
-        console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {output}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _print_one(console: Console, summary: dict[str, Any]) -> None:
     count, first = summary["episodes"], summary["first_seed"]
     seeds = f"1 episode (seed {first})" if count == 1 else f"{count} episodes (seeds {first} to {first + count - 1})"
     table = Table(
-        title=f"{summary['algorithm']} on {summary['scene']}, {summary['env_steps']:,} env steps",
+        title=f"{escape(summary['algorithm'])} on {summary['scene']}, {summary['env_steps']:,} env steps",
         caption=f"{seeds}, {summary['lives']} lives",
     )
     table.add_column("measure")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which wait until the learner stands at the end of an iteration."""
+"""Ctrl-C, SIGTERM and SIGHUP, which wait until the learner stands at the end of an iteration."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; the learner stands at the end of an iteration. The message says what was saved."""
+    """A signal to stop arrived; the learner stands at the end of an iteration. The message says what was saved."""
 
 
 class Signals:
-    """Remembers SIGINT and SIGTERM instead of stopping in the middle of an update; a second one stops at once."""
+    """Remembers SIGINT, SIGTERM and SIGHUP instead of stopping in the middle of an update; a second stops at once."""
 
     def __enter__(self) -> Signals:
         self.raised = False
         self._before: dict[int, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             try:
+                if signal.getsignal(number) is signal.SIG_IGN:  # nohup wants SIGHUP ignored
+                    continue
                 self._before[number] = signal.signal(number, self._remember)
             except ValueError:  # not in the main thread: whoever is there handles signals
                 break

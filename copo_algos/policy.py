@@ -163,7 +163,8 @@ def shipped_policy(scene: str, algorithm: str) -> Policy:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run folder, oldest first."""
-    return sorted((run / "checkpoints").glob("step_*[0-9]"))
+    found = (run / "checkpoints").glob("step_*")
+    return sorted(path for path in found if path.name.removeprefix("step_").isdecimal())
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -217,7 +218,7 @@ def _differences(names: Iterable[str], expected: dict[str, Any], found: dict[str
 def _load_info(path: Path) -> PolicyInfo:
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a {FORMAT} file; use a checkpoint written by copo train")

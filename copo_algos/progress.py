@@ -58,8 +58,8 @@ class TrainingProgress:
     def starting(self) -> None:
         """Say that the simulators are starting, which takes seconds."""
         count = max(1, self._config.num_envs)
-        self._console.print(f"starting {count} environment{'s' if count > 1 else ''} of {self._config.scene} ...")
-        self._console.print(f"writing to {self._config.folder()}")
+        self.say(f"starting {count} environment{'s' if count > 1 else ''} of {self._config.scene} ...")
+        self.say(f"writing to {self._config.folder()}")
 
     def step(self, env_steps: int) -> None:
         """Some env steps are done."""
@@ -79,7 +79,7 @@ class TrainingProgress:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def iteration(self, row: dict[str, Any]) -> None:
         """An iteration is done: show its rates."""

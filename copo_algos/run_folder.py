@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,19 +20,28 @@ from copo_algos.errors import UserError
 from copo_algos.logs import EVALUATIONS, METRICS, read_table
 from copo_algos.policy import last_checkpoint
 
+CONFIG = "config.json"
+
 
 def prepare(config: TrainConfig, folder: Path) -> Path | None:
     """Make the run folder, or find the checkpoint to go on from.
 
     Raises:
-        UserError: a run is there already, there is none to resume, its settings differ, a file of it is damaged, or it
-            cannot be written.
+        UserError: a run is there already, there is none to resume, its settings differ, a file of it is damaged, what
+            is there is no run, or it cannot be written.
     """
-    found = last_checkpoint(folder)
+    try:
+        found = last_checkpoint(folder)
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error}; choose another --run-dir") from error
     if config.resume and found is None:
         raise UserError(f"nothing to resume: {folder} has no checkpoint; leave out --resume to begin")
     if not config.resume and found is not None:
         raise UserError(f"{folder} holds a run already; add --resume to go on, or choose another --run-dir")
+    if (folder / "checkpoints").exists() and not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder / 'checkpoints'} is no folder; move it away, or choose another --run-dir")
+    if not config.resume:
+        _refuse_to_replace(config, folder)
     best = folder / "checkpoints" / BEST
     if not config.resume and best.exists():
         raise UserError(f"{best} is left of an earlier run; move it away to begin, or choose another --run-dir")
@@ -44,6 +58,56 @@ def prepare(config: TrainConfig, folder: Path) -> Path | None:
     return found
 
 
+def _refuse_to_replace(config: TrainConfig, folder: Path) -> None:
+    """Refuse to begin where a training would delete more than the beginning of itself."""
+    for name in (METRICS, EVALUATIONS):
+        if not (folder / name).exists():
+            continue
+        try:
+            _, rows = read_table(folder / name)
+            if rows and int(rows[-1]["env_steps"]) <= config.checkpoint_every:  # it was killed before its first one
+                refuse_changes(config, folder)
+                rows = []
+        except UserError:
+            rows = [{}]
+        if rows:
+            raise UserError(
+                f"{folder / name} is there, and no checkpoint that it belongs to; move it away, or choose another "
+                "--run-dir"
+            )
+    settings = folder / CONFIG
+    if settings.exists() and "algorithm" not in _read(settings, "begin"):
+        raise UserError(f"{settings} is not that of a run; move it away, or choose another --run-dir")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run folder: whoever else trains into it meanwhile would mix its files with ours.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is training into {folder}; choose another --run-dir") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def with_precision_of(config: TrainConfig, folder: Path) -> TrainConfig:
+    """A run that goes on learns in what it has learned in, unless it is asked for something else."""
+    if not config.resume or config.precision != "auto":
+        return config
+    learned = str(_read(folder / CONFIG).get("learns", ", float32"))  # before it was written down there was one
+    return replace(config, precision="bfloat16" if learned == "cpu, bfloat16" and config.device == "cpu" else "float32")
+
+
 def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
     """Write config.json: the settings, what learns here (`learns`) and the versions at the start, and those of every
     resumption (`resumed`).
@@ -51,7 +115,7 @@ def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    settings = folder / "config.json"
+    settings = folder / CONFIG
     here = {"learns": f"{config.device}, {config.learning_precision}", "versions": versions()}
     began: dict[str, Any] = {**here, "resumed": []}
     if config.resume:
@@ -81,8 +145,8 @@ def refuse_changes(config: TrainConfig, folder: Path, option: str = "--run-dir")
     Raises:
         UserError: they differ from those that the run was made with, or these cannot be read.
     """
-    # A setting that came after the run: its default is what the run was made with.
-    before = {**TrainConfig(config.algorithm).as_dict(), **_read(folder / "config.json")}
+    # A setting that came after the run: its default is what the run was made with, but for those that may change.
+    before = {**TrainConfig(config.algorithm).as_dict(), **_read(folder / CONFIG)}
     for name, value in config.as_dict().items():
         # A curriculum's quarters are of its total: with another one, vehicles that are there already would leave.
         grows = name == "total_steps" and get_algorithm(config.algorithm).curriculum
@@ -94,13 +158,13 @@ def refuse_changes(config: TrainConfig, folder: Path, option: str = "--run-dir")
             )
 
 
-def _read(settings: Path) -> dict[str, Any]:
+def _read(settings: Path, what: str = "resume") -> dict[str, Any]:
     try:
         values = json.loads(settings.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot resume: {settings} cannot be read ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot {what}: {settings} cannot be read ({error})") from error
     if not isinstance(values, dict) or not isinstance(values.get("resumed", []), list):
-        raise UserError(f"cannot resume: {settings} does not hold the settings of a run")
+        raise UserError(f"cannot {what}: {settings} does not hold the settings of a run")
     return values
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +24,20 @@ from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import EVALUATIONS, METRICS, MetricsLog, Record, plot_learning_curve, read_table
+from copo_algos.machine import Precision
 from copo_algos.mlp import matrix_products
 from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.progress import TrainingProgress
 from copo_algos.rollout import Collector
-from copo_algos.run_folder import prepare, write_settings
+from copo_algos.run_folder import alone_in, prepare, with_precision_of, write_settings
 from copo_algos.types import Rollout, Samples
 from copo_algos.wandb_log import WandbLog, require_wandb
 from copo_envs.outcomes import Outcome
 from copo_envs.process import SceneVector, WorkerError
 
+CURVE = "learning_curve.png"
 LOSSES = ("policy_loss", "value_loss", "kl", "entropy")
 LEARNING_THREADS = 1  # small minibatches lose more by handing work between threads than they win
 
@@ -52,7 +55,7 @@ class Trainer:
         self.options = config.scene_options()
         self.scenes = SceneVector(self.options, config.num_envs, restart=True)
         self.device = device_of(config.device)
-        self.precision = config.learning_precision
+        self.precision: Precision = config.learning_precision
 
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rng = np.random.default_rng([config.seed, 0])
@@ -340,6 +343,19 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
         require_wandb()
     torch.set_num_threads(LEARNING_THREADS)
     checkpoint = prepare(config, folder)
+    config = with_precision_of(config, folder)
+    with alone_in(folder):
+        trainer = _train(config, folder, checkpoint, measure)
+    _draw_curve(trainer, folder)
+    print(f"done: {folder} holds metrics.csv, checkpoints and {CURVE}")
+    quoted = shlex.quote(str(folder))
+    print(f"next: copo evaluate {quoted}  |  copo watch {quoted}  |  tensorboard --logdir {quoted}")
+    return folder
+
+
+def _train(
+    config: TrainConfig, folder: Path, checkpoint: Path | None, measure: Callable[[Trainer], dict[str, Any]]
+) -> Trainer:
     trainer = Trainer(config)
     try:
         if checkpoint is not None:
@@ -358,11 +374,16 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
                 log.close()
     finally:
         trainer.close()
-    picture = folder / "learning_curve.png"
-    plot_learning_curve(folder / METRICS, picture, f"{trainer.algorithm.title} on {config.scene}, seed {config.seed}")
-    print(f"done: {folder} holds metrics.csv, checkpoints and {picture.name}")
-    print(f"next: copo evaluate {folder}  |  copo watch {folder}  |  tensorboard --logdir {folder}")
-    return folder
+    return trainer
+
+
+def _draw_curve(trainer: Trainer, folder: Path) -> None:
+    config = trainer.config
+    title = f"{trainer.algorithm.title} on {config.scene}, seed {config.seed}"
+    try:
+        plot_learning_curve(folder / METRICS, folder / CURVE, title)
+    except (OSError, ValueError) as error:
+        print(f"no picture of the learning curve: {error}")
 
 
 def _nothing_to_do(config: TrainConfig, folder: Path, env_steps: int) -> bool:

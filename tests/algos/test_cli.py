@@ -203,3 +203,47 @@ def test_a_signal_in_the_middle_of_a_training_loses_nothing(tmp_path: Path):
         assert checkpoints(run)[-1].name == f"step_{done[-1]:09d}"
         assert main(f"{SETTINGS} --run-dir {run} --total-steps {done[-1] + 64} --resume".split()) == 0
         assert env_steps(run) == [64 * n for n in range(1, len(done) + 2)]
+
+
+def test_a_training_goes_on_though_nobody_reads_what_it_says(tmp_path: Path):
+    """Its output is a pipe that is closed after the first line, a full disk, and a terminal that has no degree sign."""
+    command = f"{sys.executable} -m copo_algos.cli {SETTINGS} --total-steps 128 --run-dir"
+    shown, said = {"pipe": "| head -1", "disk": "> /dev/full", "ascii": ""}, ""
+    for name, where in shown.items():
+        result = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f"{command} {tmp_path / name} {where}"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii" if name == "ascii" else "utf-8"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (result.returncode, result.stderr) == (0, ""), name
+        assert env_steps(tmp_path / name) == [64, 128] and checkpoints(tmp_path / name)
+        said = result.stdout
+    assert "lcf 0? " in said
+
+
+def test_a_closed_terminal_loses_nothing(tmp_path: Path):
+    process = start(f"{SETTINGS} --run-dir {tmp_path / 'run'} --total-steps 100000000", tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while len(env_steps(tmp_path / "run")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGHUP)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "is kept, and the same command with --resume goes on" in err
+    assert checkpoints(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_modules_are_imported_is_one_sentence(tmp_path: Path, number: int):
+    process = start("evaluate nowhere", tmp_path)
+    time.sleep(1.2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    # Before Python has begun there is nobody to say something; Python itself turns some interrupted imports into -2.
+    assert process.returncode in (130, 2, -signal.SIGINT, -number) and len(err.splitlines()) <= 1
+    assert process.returncode != 130 or err == "copo evaluate: stopped\n"

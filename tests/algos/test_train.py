@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from copo_algos import config as config_module
 from copo_algos import interrupts
 from copo_algos.algorithms import ALGORITHMS
 from copo_algos.config import PRESETS, TrainConfig, preset, with_values
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.policy import checkpoints, load_policy
-from copo_algos.run_folder import prepare
+from copo_algos.run_folder import alone_in, prepare
 from copo_algos.train import Trainer, train
 from copo_envs.process import SceneVector, WorkerError, WorkerRestartWarning
 from copo_envs.scenes import SceneError
@@ -368,6 +370,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path):
         ({"horizon": 0}, "horizon=0 is too small"),
         ({"device": "abacus"}, "unknown device 'abacus'; use cpu, cuda or cuda:<k>"),
         ({"device": "meta"}, "device 'meta' is not supported"),
+        ({"precision": "bfloat16", "device": "cuda"}, "precision=bfloat16 is for the CPU, and device=cuda"),
         ({"learning_rate": math.nan}, "learning_rate=nan"),
     ],
 )
@@ -521,3 +524,65 @@ def test_a_training_does_not_depend_on_the_step_in_use(tmp_path: Path):
     )
     assert fast == stock and len(fast) == 2
     assert int(fast[-1]["lives"]) > 4
+
+
+def test_a_folder_with_what_is_not_the_beginning_of_this_run_is_left_as_it_is(tmp_path: Path):
+    for name, text in (("metrics.csv", "a,b\n1,2\n"), ("evaluations.csv", "x\n1\n"), ("config.json", "{}\n")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text(text)
+        assert "move it away, or choose another --run-dir" in refusal(tiny(folder))
+        assert (folder / name).read_text() == text
+    (tmp_path / "checkpoints").write_text("")
+    assert "checkpoints is no folder; move it away" in refusal(tiny(tmp_path))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_again(tmp_path: Path):
+    train(tiny(tmp_path))
+    rows = (tmp_path / "metrics.csv").read_text().splitlines(keepends=True)
+    for kept in checkpoints(tmp_path):
+        shutil.rmtree(kept)
+    assert "is there, and no checkpoint that it belongs to" in refusal(tiny(tmp_path))  # 144 steps, 48 per checkpoint
+    (tmp_path / "metrics.csv").write_text("".join(rows[:2]))
+    assert "is there, and no checkpoint" in refusal(tiny(tmp_path, learning_rate=0.1))
+    train(tiny(tmp_path))
+    assert steps(tmp_path) == [48, 96, 144]
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path):
+    train(tiny(tmp_path, total_steps=48))
+    with alone_in(tmp_path):
+        assert "another process is training into" in refusal(tiny(tmp_path, resume=True))
+    train(tiny(tmp_path, resume=True))
+
+
+def test_a_resumed_run_learns_in_what_it_has_learned_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def learned(**values: Any) -> str:
+        settings = json.loads((train(tiny(tmp_path, **values)) / "config.json").read_text())
+        return [settings["learns"], *(again["learns"] for again in settings["resumed"])][-1]
+
+    monkeypatch.setattr(config_module, "bfloat16_instructions", lambda: ["amx_bf16"])
+    assert learned(total_steps=48) == "cpu, bfloat16"
+    monkeypatch.setattr(config_module, "bfloat16_instructions", lambda: [])
+    assert learned(total_steps=96, resume=True) == "cpu, bfloat16"
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings["learns"]  # of a run from before there was a choice
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(config_module, "bfloat16_instructions", lambda: ["amx_bf16"])
+    assert learned(total_steps=144, resume=True) == "cpu, float32"
+    assert learned(total_steps=192, resume=True, precision="bfloat16") == "cpu, bfloat16"
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_and_the_run_is_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "learning_curve.png").mkdir()
+    train(tiny(tmp_path, total_steps=48))
+    assert "no picture of the learning curve: " in capsys.readouterr().out and checkpoints(tmp_path)
+
+
+def test_a_copy_of_a_checkpoint_is_none(run: Path, tmp_path: Path):
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    found = checkpoints(tmp_path)
+    (tmp_path / "checkpoints" / f"{found[-1].name}_old2").mkdir()
+    assert checkpoints(tmp_path) == found

@@ -568,3 +568,18 @@ def test_a_cell_is_evaluated_in_as_many_episodes_as_the_protocol_has():
 def test_impossible_settings_run_nothing(arguments: list[str], tmp_path: Path):
     assert main(["run", *arguments, "--runs-dir", str(tmp_path), "--results-dir", str(tmp_path)]) == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("'", "cannot be read (No closing quotation)"),
+        ("--seed 7", "--seed is the cell's to say"),
+        ("--gamma 0.9 --total_steps=5", "--total-steps is the cell's to say"),
+        ("--run-dir elsewhere", "--run-dir is the cell's to say"),
+    ],
+)
+def test_train_options_that_are_the_cells_are_refused(tmp_path: Path, options: str, sentence: str):
+    with pytest.raises(UserError) as error:
+        run(RunConfig(train_options=options, runs_dir=tmp_path / "runs", results_dir=tmp_path / "results"))
+    assert sentence in str(error.value) and not list(tmp_path.iterdir())

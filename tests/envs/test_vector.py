@@ -126,7 +126,7 @@ def test_seeds(closing: Closing) -> None:
     np.testing.assert_array_equal(by_list, np.concatenate([first[3:], first[:3]]))
     lives = copo_envs.parallel_env("particles", num_agents=3)
     np.testing.assert_array_equal(first[:3], np.stack(list(lives.reset(seed=5)[0].values())))
-    listed = env.reset(seed=[None, None])[1]["seed"]  # gymnasium's word for no seed
+    listed = env.reset(seed=[None, None])[1]["seed"]  # pyright: ignore[reportArgumentType]
     assert listed[0] not in (5, 6) and listed[0] != listed[3]
     fresh = [vector_env("particles", in_process=True).reset()[1]["seed"][0] for _ in range(2)]
     assert fresh[0] != fresh[1]
