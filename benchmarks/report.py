@@ -203,6 +203,7 @@ def _origin(results: list[Result]) -> str:
         _together("Versions", (", ".join(f"{k} {v}" for k, v in r.provenance["versions"].items()) for r in results)),
         _together("Hardware", (result.provenance["hardware"] for result in results)),
         _together("Date", (result.provenance["date"] for result in results)),
+        _together("Learned on, in", (str(result.config.get("learns", "cpu, float32")) for result in results)),
         _together("Preset", (str(result.config.get("preset", "unknown")) for result in results)),
         _together("Commit", (result.provenance["commit"] or "unknown" for result in results)),
     ]

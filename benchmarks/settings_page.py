@@ -20,6 +20,7 @@ PAGES = {
     "clipping": DOCS / "ppo.md",
     "iteration": DOCS / "ppo.md",
     "step-sizes": DOCS / "ppo.md",
+    "long-estimators": DOCS / "estimators.md",
 }
 """Name of a table -> the page that shows it."""
 LOOSE, TIGHT = "`clip_coef` 0.3, `value_clip` 10", "0.2, 100 (default)"
@@ -48,7 +49,8 @@ TABLES = {
         "`log_std_init` -0.7, seed 100": TRIED / "log_std_seed100.csv",
         "default, seed 101": TRIED / "every800_seed101.csv",
         "`value_learning_rate` 1e-3, seed 101": TRIED / "value_rate_seed101.csv",
-        "default, seed 0": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+        "default, seed 0": TRIED / "every800_seed0_xeon.csv",
+        "default, seed 0, on one with AMX": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
         "default on another processor, seed 0": TRIED / "every800_seed0.csv",
         "IPPO, default, seed 0": RESULTS / "intersection" / "ippo" / "seed0" / "metrics.csv",
         "IPPO, default on another processor, seed 0": TRIED / "every800_ippo_seed0.csv",
@@ -63,6 +65,13 @@ TABLES = {
     },
 }
 """Name of a table -> run -> its metrics."""
+LONG = {
+    "`per_sample` (default)": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+    "`per_sample`, an earlier run": TRIED / "every800_seed0_xeon.csv",
+    "`split`": TRIED / "split_seed0.csv",
+}
+"""Long trainings of CoPO whose phi is of interest."""
+SPAN = 100_000
 MARKS = (40_000, 60_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
 
 
@@ -90,9 +99,39 @@ def table(runs: dict[str, Path]) -> str:
     return "\n".join(lines)
 
 
+def phi_table(runs: dict[str, Path]) -> str:
+    """Markdown: for every SPAN env steps of each run success in its last WINDOW, phi, and where the meta-steps went."""
+    tables = {name: pd.read_csv(path) for name, path in runs.items()}
+    most = max(int(table["env_steps"].iloc[-1]) for table in tables.values())
+    ends = range(SPAN, most + SPAN, SPAN)
+    lines = [
+        f"| success, %; phi mean; iterations that push phi up, % | {' | '.join(f'{end:,}' for end in ends)} |",
+        f"| --- | {' | '.join('---:' for _ in ends)} |",
+    ]
+    for name, metrics in tables.items():
+        cells = []
+        for end in ends:
+            part = metrics[(metrics["env_steps"] > end - SPAN) & (metrics["env_steps"] <= end)]
+            if part.empty:
+                cells.append("")
+                continue
+            last = int(part["env_steps"].iloc[-1])
+            # The earlier end of a run that stopped in between says where.
+            at = "" if last == end else f" (at {last:,})"
+            success = success_at(metrics, last)
+            up = (part["lcf_gradient"] < 0).mean()
+            cells.append(f"{100 * (success or 0):.0f}; {part['lcf_mean_deg'].iloc[-1]:.0f}°; {100 * up:.0f}{at}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def pages() -> dict[Path, str]:
     """Page -> its text with the tables in their places."""
-    return {path: replace_block(read_page(path), name, table(TABLES[name]), path) for name, path in PAGES.items()}
+    texts: dict[Path, str] = {}
+    for name, path in PAGES.items():
+        text = phi_table(LONG) if name == "long-estimators" else table(TABLES[name])
+        texts[path] = replace_block(texts.get(path) or read_page(path), name, text, path)
+    return texts
 
 
 if __name__ == "__main__":
