@@ -50,7 +50,7 @@ TABLES = {
         "default, seed 101": TRIED / "every800_seed101.csv",
         "`value_learning_rate` 1e-3, seed 101": TRIED / "value_rate_seed101.csv",
         "default, seed 0": TRIED / "every800_seed0_xeon.csv",
-        "default, seed 0, on one with AMX": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+        "default on a third processor, seed 0": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
         "default on another processor, seed 0": TRIED / "every800_seed0.csv",
         "IPPO, default, seed 0": RESULTS / "intersection" / "ippo" / "seed0" / "metrics.csv",
         "IPPO, default on another processor, seed 0": TRIED / "every800_ippo_seed0.csv",
