@@ -49,8 +49,8 @@ class PatientOutput:
 
     def _give_up(self) -> None:
         # What is left in the stream's buffer would fail again at the interpreter's end.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 @contextmanager

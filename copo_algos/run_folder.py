@@ -63,14 +63,7 @@ def _refuse_to_replace(config: TrainConfig, folder: Path) -> None:
     for name in (METRICS, EVALUATIONS):
         if not (folder / name).exists():
             continue
-        try:
-            _, rows = read_table(folder / name)
-            if rows and int(rows[-1]["env_steps"]) <= config.checkpoint_every:  # it was killed before its first one
-                refuse_changes(config, folder)
-                rows = []
-        except UserError:
-            rows = [{}]
-        if rows:
+        if not _is_a_beginning(config, folder, name):
             raise UserError(
                 f"{folder / name} is there, and no checkpoint that it belongs to; move it away, or choose another "
                 "--run-dir"
@@ -78,6 +71,17 @@ def _refuse_to_replace(config: TrainConfig, folder: Path) -> None:
     settings = folder / CONFIG
     if settings.exists() and "algorithm" not in _read(settings, "begin"):
         raise UserError(f"{settings} is not that of a run; move it away, or choose another --run-dir")
+
+
+def _is_a_beginning(config: TrainConfig, folder: Path, name: str) -> bool:
+    """Whether a table has nothing but what the same training wrote before it was killed, short of a checkpoint."""
+    try:
+        _, rows = read_table(folder / name)
+        if rows:
+            refuse_changes(config, folder)
+    except UserError:
+        return False
+    return not rows or int(rows[-1]["env_steps"]) <= config.checkpoint_every
 
 
 @contextmanager
@@ -104,8 +108,10 @@ def with_precision_of(config: TrainConfig, folder: Path) -> TrainConfig:
     """A run that goes on learns in what it has learned in, unless it is asked for something else."""
     if not config.resume or config.precision != "auto":
         return config
-    learned = str(_read(folder / CONFIG).get("learns", ", float32"))  # before it was written down there was one
-    return replace(config, precision="bfloat16" if learned == "cpu, bfloat16" and config.device == "cpu" else "float32")
+    before = _read(folder / CONFIG)
+    parts = [before, *before.get("resumed", [])]
+    rounded = "bfloat16" in str(parts[-1].get("learns"))  # what does not say it is from before there was a choice
+    return replace(config, precision="bfloat16" if rounded and config.device == "cpu" else "float32")
 
 
 def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
@@ -130,8 +136,10 @@ def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
         raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
 
 
-MAY_CHANGE = ("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "wandb", "preset")
-MAY_CHANGE += ("device", "precision")  # other roundings
+MAY_CHANGE = (
+    *("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "wandb", "preset"),
+    *("device", "precision"),
+)
 
 
 def refuse_changes(config: TrainConfig, folder: Path, option: str = "--run-dir") -> None:

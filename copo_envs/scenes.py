@@ -299,7 +299,7 @@ def check_actions(actions: Any, num_slots: int, active: np.ndarray) -> np.ndarra
     """
     array = as_numbers(actions)
     if array is None:
-        raise SceneError(f"actions {actions!r} are no array of numbers; this scene takes ({num_slots}, 2) of them")
+        raise SceneError(f"actions are no array of numbers; this scene takes ({num_slots}, 2) of them")
     if array.shape != (num_slots, 2):
         raise SceneError(
             f"actions have shape {array.shape}; this scene takes ({num_slots}, 2): steering and throttle per slot"

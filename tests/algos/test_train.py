@@ -566,11 +566,12 @@ def test_a_resumed_run_learns_in_what_it_has_learned_in(tmp_path: Path, monkeypa
     monkeypatch.setattr(config_module, "bfloat16_instructions", lambda: [])
     assert learned(total_steps=96, resume=True) == "cpu, bfloat16"
     settings = json.loads((tmp_path / "config.json").read_text())
-    del settings["learns"]  # of a run from before there was a choice
+    del settings["learns"], settings["resumed"]  # of a run from before there was a choice
     (tmp_path / "config.json").write_text(json.dumps(settings))
     monkeypatch.setattr(config_module, "bfloat16_instructions", lambda: ["amx_bf16"])
     assert learned(total_steps=144, resume=True) == "cpu, float32"
     assert learned(total_steps=192, resume=True, precision="bfloat16") == "cpu, bfloat16"
+    assert learned(total_steps=240, resume=True) == "cpu, bfloat16"
 
 
 def test_a_picture_that_cannot_be_drawn_is_said_and_the_run_is_whole(
