@@ -57,6 +57,8 @@ class PPOConfig:
     """KL that the weight aims at: x1.5 above twice the target, x0.5 below half of it."""
     log_std_init: float = 0.0
     """Log standard deviation of the actions at the start; it is learned, and depends on the observation."""
+    normalize_observations: bool = False
+    """Whether the networks see observations centred and scaled by their mean and standard deviation so far."""
     fragment_steps: int = 0
     """Advantages are bootstrapped at every so many steps of a rollout; 0: only at its end."""
 

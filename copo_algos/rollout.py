@@ -11,6 +11,7 @@ from copo_algos.clock import Clock
 from copo_algos.config import CriticConfig
 from copo_algos.critic_inputs import CriticInput
 from copo_algos.networks import GaussianActor, gaussian_log_prob
+from copo_algos.normalizer import Normalizer
 from copo_algos.rewards import NeighbourRule, shared_rewards
 from copo_algos.types import Lives, Rollout
 from copo_envs.outcomes import Outcome
@@ -30,6 +31,7 @@ class Collector:
         neighbour_rule, counts_itself: who counts for the neighbourhood and the global reward, see `shared_rewards`.
         critic_input: what the critics see; None: the observation.
         uniform_lcf: the factors are drawn from U[-1, 1] whatever the mean and the standard deviation.
+        normalizer: of what the networks see.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Collector:
         counts_itself: bool = False,
         critic_input: CriticInput | None = None,
         uniform_lcf: bool = False,
+        normalizer: Normalizer | None = None,
     ):
         self._scenes = scenes
         self._uses_lcf = uses_lcf
@@ -51,6 +54,7 @@ class Collector:
         self._counts_itself = counts_itself
         self._critic_input = critic_input or CriticInput("ego", CriticConfig(), neighbours_distance)
         self._uniform_lcf = uniform_lcf
+        self._normalizer = normalizer
         self._rng = rng
         self._generator = generator
         rows = (scenes.num_envs, scenes.num_slots)
@@ -137,8 +141,10 @@ class Collector:
         )
 
     def _policy_obs(self, obs: np.ndarray) -> np.ndarray:
-        """(E, N, D) as the policy sees it: with (phi + 1) / 2 appended where there is a coordination factor."""
-        return with_lcf(obs, self._lcf) if self._uses_lcf else obs.copy()
+        """(E, N, D) as the policy sees it: with (phi + 1) / 2 appended where there is a coordination factor, and
+        normalised where it is to be."""
+        obs = with_lcf(obs, self._lcf) if self._uses_lcf else obs.copy()
+        return obs if self._normalizer is None else self._normalizer(obs)
 
     def _truncated_obs(self, batch: StepBatch) -> np.ndarray:
         """What the critics see of the last observations of the truncated, (number of them, C).

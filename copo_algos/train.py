@@ -27,6 +27,7 @@ from copo_algos.logs import EVALUATIONS, METRICS, MetricsLog, Record, plot_learn
 from copo_algos.machine import Precision
 from copo_algos.mlp import matrix_products
 from copo_algos.networks import GaussianActor, ValueCritic
+from copo_algos.normalizer import Normalizer
 from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.progress import TrainingProgress
@@ -72,8 +73,9 @@ class Trainer:
             start_seed=self.options.start_seed,
         )
         self.actor = make_actor(self.info, self.generator, config.ppo.log_std_init).to(self.device)
+        policy_obs_size = obs_size + self.algorithm.uses_lcf
         critic_input = CriticInput(self.algorithm.critic_input, config.critic, config.neighbours_distance)
-        critic_size = critic_input.size(obs_size + self.algorithm.uses_lcf)
+        critic_size = critic_input.size(policy_obs_size)
         self.critic = ValueCritic(critic_size, self.algorithm.value_heads, self.generator)
         self.critic.to(self.device)
         self.lcf = LCFDistribution(config.lcf.lcf_initial_mean, config.lcf.lcf_initial_std)
@@ -86,6 +88,7 @@ class Trainer:
         ]
         self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
         self.kl_coef = config.ppo.kl_coef
+        self.normalizer = Normalizer(policy_obs_size) if config.ppo.normalize_observations else None
 
         self.collector = Collector(
             self.scenes,
@@ -97,6 +100,7 @@ class Trainer:
             self.algorithm.counts_itself,
             critic_input,
             self.algorithm.lcf == "uniform",
+            self.normalizer,
         )
         self.record = Record()
         self.clock = Clock()
@@ -157,6 +161,8 @@ class Trainer:
                 self.rng,
             )
             clock.lap("meta")
+        if self.normalizer is not None:
+            self.normalizer.update(rollout.obs[rollout.acted])
         self._count(rollout, clock.total)
         self._remember_draws()
         row = self._row(rollout, samples, update, meta, clock)
@@ -180,6 +186,8 @@ class Trainer:
             "rng": self.rng.bit_generator.state,
             "record": self.record.state(),
         }
+        if self.normalizer is not None:
+            state["normalizer"] = self.normalizer.state()
         self.checkpoint = save_checkpoint(folder, self.env_steps, self.policy(), self._parts(), state)
         return self.checkpoint
 
@@ -206,12 +214,15 @@ class Trainer:
             raise ValueError(f"seconds={self.seconds} and kl_coef={self.kl_coef} are not both finite and 0 or more")
         self.rng.bit_generator.state = state["rng"]
         self.record.restore(state["record"])
+        if self.normalizer is not None:
+            self.normalizer.restore(state["normalizer"])
         self._remember_draws()
 
     def policy(self) -> Policy:
-        """The policy as it is now."""
+        """The policy as it is now, for plain observations."""
         mean, std = self._lcf_values() if self.algorithm.uses_lcf else (0.0, 0.0)
-        return Policy(self.actor, replace(self.info, lcf_mean=mean, lcf_std=std, env_steps=self.env_steps))
+        actor = self.actor if self.normalizer is None else self.normalizer.fold(self.actor)
+        return Policy(actor, replace(self.info, lcf_mean=mean, lcf_std=std, env_steps=self.env_steps))
 
     def close(self) -> None:
         """End the workers."""
@@ -248,8 +259,11 @@ class Trainer:
             return float(self.lcf.mean()), float(self.lcf.std())
 
     def _parts(self) -> LearnerParts:
+        modules: dict[str, torch.nn.Module] = {"critic": self.critic, "lcf": self.lcf}
+        if self.normalizer is not None:  # the policy that is saved beside them has it folded in
+            modules["actor"] = self.actor
         return LearnerParts(
-            modules={"critic": self.critic, "lcf": self.lcf},
+            modules=modules,
             optimizers={
                 "actor_optimizer": self.actor_optimizer,
                 **{f"critic_optimizer_{head}": adam for head, adam in enumerate(self.critic_optimizers)},
