@@ -155,6 +155,6 @@ def test_a_checkpoint_without_its_statistics_is_not_gone_on_from(tmp_path: Path)
     del state["normalizer"]
     path.write_text(json.dumps(state))
     trainer = Trainer(tiny(tmp_path))
-    with pytest.raises(CheckpointError, match="learner.json is damaged .*normalizer"):
+    with pytest.raises(CheckpointError, match=r"learner.json is damaged .*normalizer"):
         trainer.restore(checkpoints(tmp_path)[-1])
     trainer.close()
