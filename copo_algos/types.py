@@ -13,8 +13,8 @@ class Rollout:
     """T steps of E environments. Rows where `acted` is False hold no sample."""
 
     obs: np.ndarray
-    """(T, E, N, D) float32 as the policy sees it: the coordination factor (phi + 1) / 2 appended where the algorithm has
-    one, and normalised where it is to be."""
+    """(T, E, N, D) float32 as the policy sees it: (phi + 1) / 2 appended where the algorithm has a coordination factor,
+    and normalised where it is to be."""
     critic_obs: np.ndarray
     """(T, E, N, C) what the critics see: `obs` itself where that is the same."""
     next_obs: np.ndarray
