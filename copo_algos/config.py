@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type
 
 import tyro
 
-from copo_algos.algorithms import get_algorithm
+from copo_algos.algorithms import GLOBAL, get_algorithm
 from copo_algos.errors import UserError
 from copo_algos.machine import Precision, bfloat16_instructions
 from copo_algos.rewards import NeighbourRule
@@ -358,6 +358,21 @@ def check(config: TrainConfig) -> None:
                 f"{name}={size} is more than an iteration holds: {config.steps_per_iteration} env steps with "
                 f"{vehicles} vehicles are {most} samples at most; use {most} or less, or more steps_per_iteration"
             )
+
+
+def without_effect(config: TrainConfig) -> list[str]:
+    """Settings that were changed from the preset's values and that the algorithm does not use, as name=value."""
+    algorithm = get_algorithm(config.algorithm)
+    used = {
+        **dict.fromkeys((item.name for item in fields(LCFConfig)), algorithm.learns_lcf),
+        "fixed_lcf": algorithm.lcf == "fixed" and algorithm.fixed_lcf is None,
+        "global_gamma": algorithm.value_heads > GLOBAL,
+        "mean_field_distance": algorithm.critic_input == "mean_field",
+        "num_neighbours": algorithm.critic_input == "concat",
+        "counterfactual": algorithm.critic_input != "ego",
+    }
+    usual, chosen = preset(config.preset, config.algorithm).as_dict(), config.as_dict()
+    return [f"{name}={chosen[name]}" for name, is_used in used.items() if not is_used and chosen[name] != usual[name]]
 
 
 def _check_choices(config: TrainConfig) -> None:

@@ -17,7 +17,7 @@ from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.best import Evaluations, evaluation_due
 from copo_algos.checkpoint import LearnerParts, counts, load_learner, save_checkpoint
 from copo_algos.clock import Clock
-from copo_algos.config import TrainConfig, check
+from copo_algos.config import TrainConfig, check, without_effect
 from copo_algos.critic_inputs import CriticInput
 from copo_algos.curriculum import vehicles_at
 from copo_algos.errors import CheckpointError, UserError
@@ -358,6 +358,8 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
     torch.set_num_threads(LEARNING_THREADS)
     checkpoint = prepare(config, folder)
     config = with_precision_of(config, folder)
+    for setting in without_effect(config):
+        print(f"{setting} changes nothing: {config.algorithm} does not use it")
     with alone_in(folder):
         trainer = _train(config, folder, checkpoint, measure)
     _draw_curve(trainer, folder)

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from copo_algos import config as config_module
 from copo_algos.algorithms import ALGORITHMS, get_algorithm
-from copo_algos.config import PRESETS, CriticConfig, LCFConfig, PPOConfig, TrainConfig, check, preset, with_values
+from copo_algos.config import (
+    PRESETS,
+    CriticConfig,
+    LCFConfig,
+    PPOConfig,
+    TrainConfig,
+    check,
+    preset,
+    with_values,
+    without_effect,
+)
 from copo_algos.errors import UserError
 from copo_envs.scenes import SCENES, SceneError
 
@@ -141,6 +151,27 @@ def test_as_dict_is_flat_and_survives_json():
     names = {field.name for part in (PPOConfig, LCFConfig, CriticConfig, TrainConfig) for field in fields(part)}
     assert set(flat) == names - {"ppo", "lcf", "critic", "run_dir", "resume"}
     assert with_values(TrainConfig("ippo"), flat) == config
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "values", "found"),
+    [
+        ("ippo", {"num_neighbours": 9, "learning_rate": 1e-3}, ["num_neighbours=9"]),
+        ("ippo", {"counterfactual": False, "global_gamma": 0.9}, ["global_gamma=0.9", "counterfactual=False"]),
+        ("ccppo_concat", {"num_neighbours": 9, "mean_field_distance": 5.0}, ["mean_field_distance=5.0"]),
+        ("copo", {"lcf_passes": 3, "global_gamma": 0.9, "fixed_lcf": 0.5}, ["fixed_lcf=0.5"]),
+        ("copo_fixed_lcf", {"lcf_passes": 3, "fixed_lcf": 0.5}, ["lcf_passes=3"]),
+        ("cooperative", {"fixed_lcf": 0.5}, ["fixed_lcf=0.5"]),
+        ("copo_mean_field", {"mean_field_distance": 5.0, "lcf_passes": 3}, []),
+    ],
+)
+def test_settings_that_an_algorithm_does_not_use_are_named(algorithm: str, values: dict[str, Any], found: list[str]):
+    assert without_effect(with_values(TrainConfig(algorithm), values)) == found
+
+
+def test_no_preset_has_a_setting_to_complain_about():
+    for name in PRESETS:
+        assert not any(without_effect(preset(name, algorithm)) for algorithm in ALGORITHMS)
 
 
 def test_values_are_set_by_flat_names():

@@ -151,6 +151,11 @@ def test_every_preset_trains(tmp_path: Path, algorithm: str, name: Any):
         assert float(row["lcf_mean_deg"]) != 0
 
 
+def test_a_setting_without_effect_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train(tiny(tmp_path, "ippo", total_steps=48, num_neighbours=2))
+    assert "num_neighbours=2 changes nothing: ippo does not use it\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("value", "expected"), [(None, 1e-4), (2e-3, 2e-3)])
 def test_critics_may_step_faster_than_the_policy(value: float | None, expected: float):
     trainer = Trainer(tiny(Path("unused"), learning_rate=1e-4, value_learning_rate=value))
