@@ -12,6 +12,7 @@ from benchmarks.markdown import replace_block
 from benchmarks.precision import INPUTS
 from copo_algos.algorithms import get_algorithm
 from copo_algos.config import PPOConfig
+from copo_algos.logs import RECENT_LIVES
 from copo_algos.networks import HIDDEN
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,6 +100,29 @@ def cost_table(folder: Path = RESULTS / "train_cost") -> str:
     return "\n".join(lines)
 
 
+def score_table(folder: Path = RESULTS / "time_to_score") -> str:
+    """Markdown of time_to_score.csv, a row per preset and seed."""
+    rows = _rows(folder / "time_to_score.csv")
+    lines = [
+        "| preset | seed | env steps | wall-clock, min | CPU, min |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in sorted(rows, key=lambda row: (row["preset"], int(row["seed"]))):
+        steps = f"{int(row['env_steps']):,}"
+        if row["reached"] != "True":
+            steps = f"not within {steps} (best {100 * float(row['best_success_rate']):.0f} %)"
+        lines.append(f"| `{row['preset']}` | {row['seed']} | {steps} | {row['wall_min']} | {row['cpu_min']} |")
+    first = rows[0]
+    load = json.loads((folder / "time_to_score.json").read_text())["load_average"][0]
+    lines.append("")
+    lines.append(
+        f"Until {get_algorithm(first['algorithm']).name} on {first['scene']} first holds {float(first['score']):.0%} "
+        f"over its last {RECENT_LIVES} lives, from the start of the simulators on, one training after the other with "
+        f"nothing else running. Load average at the end {load:.1f}. {_origin(folder / 'time_to_score.json')}."
+    )
+    return "\n".join(lines)
+
+
 def precision_table(folder: Path = RESULTS / "precision") -> str:
     """Markdown of the precision.csv of every processor measured."""
     lines = [
@@ -176,6 +200,7 @@ def fill(page: str) -> str:
         "speed": speed_table,
         "equality": equality_table,
         "cost": lambda: f"{cost_table()}\n\n{products_share()}",
+        "score": score_table,
         "precision": lambda: f"{precision_table()}\n\n{learning_sentence()}",
     }
     for name, table in tables.items():

@@ -123,6 +123,15 @@ def test_the_default_clips_as_the_torch_code_does():
     assert config == TrainConfig("copo")
 
 
+def test_the_fast_preset_updates_more_often_from_more_environments():
+    config, usual = preset("fast"), preset("default")
+    assert (config.num_envs, config.steps_per_iteration, config.ppo.update_epochs) == (8, 400, 3)
+    assert config.ppo.normalize_observations and not usual.ppo.normalize_observations
+    # phi may go as far per env step: half as long a step, twice as often
+    rates = [one.lcf.lcf_learning_rate / one.steps_per_iteration for one in (config, usual)]
+    assert rates[0] == rates[1]
+
+
 def test_the_values_of_the_torch_code():
     config = preset("paper_torch")
     assert (config.steps_per_iteration, config.neighbour_rule) == (2000, "torch")
@@ -182,7 +191,7 @@ def test_values_are_set_by_flat_names():
 def test_unknown_names():
     with pytest.raises(UserError, match=r"unknown setting 'speed'; known are .*seed"):
         with_values(TrainConfig("ippo"), {"speed": 1})
-    with pytest.raises(UserError, match="unknown preset 'mine'; choose one of paper, paper_torch, default"):
+    with pytest.raises(UserError, match="unknown preset 'mine'; choose one of paper, paper_torch, default, fast"):
         preset("mine")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="unknown algorithm 'sac'; choose one of ippo, ccppo_mean_field, "):
         get_algorithm("sac")

@@ -147,7 +147,7 @@ def test_every_preset_trains(tmp_path: Path, algorithm: str, name: Any):
     row = metrics(train(config))[-1]
     assert math.isfinite(float(row["policy_loss"]))
     if algorithm == "copo":
-        assert config.lcf.lcf_estimator == ("per_sample" if name == "default" else "released")
+        assert config.lcf.lcf_estimator == ("released" if name.startswith("paper") else "per_sample")
         assert float(row["lcf_mean_deg"]) != 0
 
 
