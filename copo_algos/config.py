@@ -126,6 +126,9 @@ class TrainConfig:
     """Worker processes, one environment each; 0: one environment in this process, for a debugger."""
     steps_per_iteration: int = 800
     """Env steps between updates, over all environments."""
+    stagger_episodes: bool = False
+    """Whether episodes begin at different times in the environments: the first one of the k-th of E environments is cut
+    after k / E of the horizon."""
     num_agents: int | None = None
     """Vehicles in the scene. Default: the scene's own number."""
     rule_based: int = 0

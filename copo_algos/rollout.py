@@ -62,9 +62,16 @@ class Collector:
         self._life_reward = np.zeros(rows)
         self._episode = np.zeros((scenes.num_envs, 2), np.int64)  # lives that ended in the running episode, successes
 
-    def begin(self, seeds: list[int], lcf_mean: float, lcf_std: float, num_agents: int | None = None) -> None:
-        """Begin fresh episodes, with so many vehicles or one in every slot. seeds (E,)."""
-        batch = self._scenes.reset(seeds) if num_agents is None else self._scenes.reset(seeds, num_agents)
+    def begin(
+        self,
+        seeds: list[int],
+        lcf_mean: float,
+        lcf_std: float,
+        num_agents: int | None = None,
+        first_steps: list[int] | None = None,
+    ) -> None:
+        """Begin fresh episodes, with so many vehicles or one in every slot; see `SceneVector.reset`. seeds (E,)."""
+        batch = self._scenes.reset(seeds, num_agents, first_steps=first_steps)
         self._life_reward[:] = 0
         self._episode[:] = 0
         self._admit(batch, lcf_mean, lcf_std)
@@ -166,7 +173,8 @@ class Collector:
 
     def _count_lives(self, batch: StepBatch, lives: list[tuple[np.ndarray, ...]], episode_rates: list[float]) -> None:
         self._life_reward += batch.reward
-        # A truncation without an outcome is that of a worker that died: how these lives would have ended is not known.
+        # A truncation without an outcome is that of a worker that died or of an episode that was cut: how these lives
+        # would have ended is not known.
         lost = batch.truncated & (batch.outcome == Outcome.RUNNING)
         self._life_reward[lost] = 0.0
         ended = (batch.terminated | batch.truncated) & ~lost

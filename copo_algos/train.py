@@ -122,7 +122,9 @@ class Trainer:
         """Begin fresh episodes; which ones is determined by the seed and the iteration."""
         seeds = np.random.SeedSequence([self.config.seed, self.iteration, 1]).generate_state(self.scenes.num_envs)
         self.num_agents = self._vehicles()
-        self.collector.begin([int(seed) for seed in seeds], *self._lcf_values(), self.num_agents)
+        rows = self.scenes.num_envs
+        cuts = [env * self.config.horizon // rows for env in range(rows)] if self.config.stagger_episodes else None
+        self.collector.begin([int(seed) for seed in seeds], *self._lcf_values(), self.num_agents, cuts)
 
     def train_iteration(self, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Collect, estimate advantages, update the policy, take the meta-step, and report.

@@ -102,10 +102,14 @@ class AutoReset:
         self._seeds = EpisodeSeeds(0)
         self._num_agents: int | None = None
         self._maps: str | None = None
+        self._until_cut = 0
 
-    def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
-        """Begin the episode of `seed`, which determines all that follow it as well."""
+    def reset(
+        self, seed: int, num_agents: int | None = None, maps: str | None = None, first_steps: int = 0
+    ) -> StepBatch:
+        """Begin the episode of `seed`, which determines all that follow it as well; see `SceneVector.reset`."""
         self._seeds = EpisodeSeeds(seed)
+        self._until_cut = first_steps
         self._num_agents = num_agents
         self._maps = maps
         return self.simulator.reset(self._seeds.current, num_agents, maps)
@@ -113,7 +117,11 @@ class AutoReset:
     def step(self, actions: np.ndarray) -> StepBatch:
         """One env step."""
         self.simulator.step(actions)
+        self._until_cut -= 1
+        if self._until_cut == 0 and not self.batch.episode_over:
+            self._cut()
         if self.batch.episode_over:
+            self._until_cut = 0
             self.simulator.begin_episode(self._seeds.advance(), self._num_agents, self._maps)
             self.batch.episode_over[...] = True
         return self.batch
@@ -121,6 +129,14 @@ class AutoReset:
     def set_num_agents(self, num_agents: int) -> None:
         """Begin the episodes from the next one on with so many vehicles."""
         self._num_agents = num_agents
+
+    def _cut(self) -> None:
+        """End the episode here: whoever lives on is truncated, and how that life would have ended is not known."""
+        batch = self.batch
+        cut = batch.acted & ~batch.terminated & ~batch.truncated
+        batch.truncated[cut] = True
+        batch.final_obs[cut] = batch.obs[cut]
+        batch.episode_over[...] = True
 
 
 class ProcessSimulator:
@@ -373,23 +389,38 @@ class SceneVector:
         self._seeds: list[EpisodeSeeds] = []
         self._num_agents: int | None = None
         self._maps: str | None = None
+        self._first_steps = [0] * self.num_envs
         self._steps = 0
         self._deaths: list[list[int]] = [[] for _ in range(self.num_envs)]
         """Per environment: the values of `_steps` at which its worker died."""
 
-    def reset(self, seeds: Sequence[int], num_agents: int | None = None, maps: str | None = None) -> StepBatch:
+    def reset(
+        self,
+        seeds: Sequence[int],
+        num_agents: int | None = None,
+        maps: str | None = None,
+        first_steps: Sequence[int] | None = None,
+    ) -> StepBatch:
         """Begin an episode in each environment. `seeds` (E,) determine it and all that follow it there.
 
-        `num_agents` and `maps` as of `Simulator.reset`; they hold for the episodes that follow, too.
+        Args:
+            seeds: one each.
+            num_agents, maps: as of `Simulator.reset`; they hold for the episodes that follow, too.
+            first_steps: (E,) cut the first episode after so many steps, so that those that follow begin at different
+                times; 0: do not. Lives that are cut are truncated, with outcome 0.
         """
         if len(seeds) != self.num_envs:
             raise SceneError(f"{len(seeds)} seeds for {self.num_envs} environments; give one each")
+        cuts = [0] * self.num_envs if first_steps is None else [int(steps) for steps in first_steps]
+        if len(cuts) != self.num_envs or min(cuts) < 0:
+            raise SceneError(f"first_steps={cuts}; give {self.num_envs} numbers of 0 or more")
+        self._first_steps = cuts
         self._rows = [self.batch.row(env) for env in range(self.num_envs)]
         self._seeds = [EpisodeSeeds(seed) for seed in seeds]
         self._num_agents, self._maps = num_agents, maps
         self.restarted[:] = False
         if self._local is not None:
-            self._rows[0].copy_from(self._local.reset(self._seeds[0].current, num_agents, maps))
+            self._rows[0].copy_from(self._local.reset(self._seeds[0].current, num_agents, maps, cuts[0]))
         else:
             died = self._ask(range(self.num_envs), self._send_reset)
             self._begin_again(died)
@@ -489,7 +520,7 @@ class SceneVector:
         return {**self.__dict__, "_rows": []}
 
     def _send_reset(self, env: int) -> None:
-        self._workers[env].send("reset", self._seeds[env].current, self._num_agents, self._maps)
+        self._workers[env].send("reset", self._seeds[env].current, self._num_agents, self._maps, self._first_steps[env])
 
     def _ask(self, envs: Iterable[int], send: Callable[[int], None]) -> dict[int, WorkerDied]:
         """Send a command to some workers, wait for all of them, and take over what they did. Returns who died."""
@@ -530,6 +561,7 @@ class SceneVector:
                 ("acted_heading", row.heading),
             ):
                 getattr(lost, name)[row.active] = source[row.active]
+            self._first_steps[env] = 0
             # The same state and number of deaths give the same episode again.
             self._seeds[env] = EpisodeSeeds(self._seeds[env].advance())
         self._begin_again(died)

@@ -45,7 +45,8 @@ class Toy:
         self._rng = np.random.default_rng(0)
         self._age = np.zeros((num_envs, num_slots), np.int64)
 
-    def reset(self, seeds: list[int]) -> StepBatch:
+    def reset(self, seeds: list[int], num_agents: int | None = None, first_steps: list[int] | None = None) -> StepBatch:
+        assert num_agents is None and first_steps is None
         self._rng = np.random.default_rng(seeds)
         self.batch.active[:] = self.batch.spawned[:] = True
         self._age[:] = 0

@@ -151,6 +151,27 @@ def test_every_preset_trains(tmp_path: Path, algorithm: str, name: Any):
         assert float(row["lcf_mean_deg"]) != 0
 
 
+def test_staggered_episodes_begin_at_different_times_and_cut_lives_do_not_count():
+    trainer = Trainer(tiny(Path("unused"), num_envs=2, stagger_episodes=True, steps_per_iteration=100))
+    trainer.begin()
+    batches = []
+    step = trainer.scenes.step
+
+    def watched(moves: np.ndarray) -> Any:
+        batch = step(moves)
+        batches.append((batch.episode_over.copy(), (batch.truncated & (batch.outcome == 0)).sum(1)))
+        return batch
+
+    trainer.scenes.step = watched
+    trainer.train_iteration()
+    trainer.close()
+    over, cut = (np.array(column) for column in zip(*batches, strict=True))
+    assert over[9].tolist() == [False, True] and not over[:9].any()  # half of the horizon of 20
+    assert cut[9, 1] >= 3 and cut.sum() == cut[9, 1]
+    ended = trainer.record.total_lives
+    assert ended > 0 and trainer.record.total_episodes == over.sum() - 1
+
+
 def test_a_setting_without_effect_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     train(tiny(tmp_path, "ippo", total_steps=48, num_neighbours=2))
     assert "num_neighbours=2 changes nothing: ippo does not use it\n" in capsys.readouterr().out

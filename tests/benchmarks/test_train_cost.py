@@ -28,10 +28,16 @@ def test_a_childs_cpu_time_is_counted():
 
 
 def test_the_table(tmp_path: Path):
-    main(CostConfig(("copo",), stock=("ippo",), float32=(), scene="particles", iterations=1, output=tmp_path))
+    config = CostConfig(("copo",), ("ippo",), ("ippo",), (), "particles", num_envs=2, env_steps=500, output=tmp_path)
+    main(config)
     with (tmp_path / "train_cost.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
-    assert [(row["algorithm"], row["step"]) for row in found[::5]] == [("copo", "fast"), ("ippo", "stock")]
+    runs = [(row["algorithm"], row["preset"], row["step"], row["env_steps"]) for row in found[::5]]
+    assert runs == [
+        ("copo", "default", "fast", "800"),
+        ("ippo", "fast", "fast", "800"),
+        ("ippo", "default", "stock", "800"),
+    ]
     assert {row["precision"] for row in found} == {TrainConfig("copo").learning_precision}
     rows = {row["phase"]: row for row in found[:5]}
     assert list(rows) == ["simulate", "infer", "learn", "meta", "all"]
@@ -44,7 +50,7 @@ def test_the_table(tmp_path: Path):
 
 def test_where_bfloat16_is_used_float32_is_measured_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(config, "bfloat16_instructions", lambda: ["amx_bf16"])
-    main(CostConfig(("ippo",), stock=(), float32=("ippo",), scene="particles", iterations=1, output=tmp_path))
+    main(CostConfig(("ippo",), (), (), ("ippo",), "particles", env_steps=1, output=tmp_path))
     with (tmp_path / "train_cost.csv").open(newline="") as file:
         found = [(row["algorithm"], row["precision"]) for row in csv.DictReader(file) if row["phase"] == "learn"]
     assert found == [("ippo", "bfloat16"), ("ippo", "float32")]

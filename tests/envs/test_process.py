@@ -22,6 +22,7 @@ from copo_envs.particles import ParticlesSimulator
 from copo_envs.process import (
     AutoReset,
     DeferredSimulator,
+    EpisodeSeeds,
     ProcessSimulator,
     SceneVector,
     WorkerDied,
@@ -269,6 +270,70 @@ def test_an_environment_of_a_vector_follows_its_seed_alone():
         assert not np.array_equal(batch.obs[0], batch.obs[1])
         again = vector.reset(seeds).obs.copy()
         np.testing.assert_array_equal(again[0], first.reset([4]).obs[0])
+
+
+@pytest.mark.parametrize("num_envs", [0, 3])
+def test_first_episodes_can_be_cut_so_that_others_begin_at_different_times(num_envs: int):
+    """Until the cut everything is as without it; then a vehicle that lives on is truncated without an outcome, its last
+    observation is kept, and the episode of the next seed begins."""
+    cuts = [7, 0, 11][: max(1, num_envs)]
+    seeds = [4, 5, 6][: max(1, num_envs)]
+    rng = np.random.default_rng(0)
+    with SceneVector(OPTIONS, num_envs) as cut, SceneVector(OPTIONS, num_envs) as whole:
+        cut.reset(seeds, first_steps=cuts)
+        whole.reset(seeds)
+        begun = {env: AutoReset(local_simulator(OPTIONS)) for env, steps in enumerate(cuts) if steps}
+        for step in range(1, 15):
+            moves = actions(rng, len(seeds))
+            one, other = cut.step(moves), whole.step(moves)
+            for env, steps in enumerate(cuts):
+                row, twin = one.row(env), other.row(env)
+                if not steps or step < steps:
+                    assert_same(row, twin)
+                elif step == steps:
+                    living = twin.acted & ~twin.terminated & ~twin.truncated
+                    assert living.sum() >= 2 and row.episode_over and not twin.episode_over
+                    np.testing.assert_array_equal(row.truncated, twin.truncated | living)
+                    np.testing.assert_array_equal(row.final_obs[living], twin.obs[living])
+                    assert (row.outcome[living] == 0).all()
+                    for name in ("acted", "terminated", "reward", "outcome", "acted_position"):
+                        np.testing.assert_array_equal(getattr(row, name), getattr(twin, name))
+                    assert cut.episode_seed[env] == EpisodeSeeds(seeds[env]).advance()
+                    first = begun[env].reset(int(cut.episode_seed[env]))
+                    for name in ("active", "obs", "position", "spawned"):
+                        np.testing.assert_array_equal(getattr(row, name), getattr(first, name))
+                else:
+                    goes_on = begun[env].step(moves[env])
+                    for name in ("acted", "reward", "obs", "terminated", "truncated"):
+                        np.testing.assert_array_equal(getattr(row, name), getattr(goes_on, name))
+
+
+def test_an_episode_that_ends_before_its_cut_is_not_cut():
+    with SceneVector(OPTIONS, 0) as cut, SceneVector(OPTIONS, 0) as whole:
+        rng = np.random.default_rng(1)
+        cut.reset([3], first_steps=[70])  # an episode lasts at most 30 + 30 steps
+        whole.reset([3])
+        for _ in range(150):
+            moves = actions(rng, 1)
+            assert_same(cut.step(moves), whole.step(moves))
+
+
+@pytest.mark.parametrize("first_steps", [[1], [1, -1], [1, 2, 3]])
+def test_impossible_cuts_are_refused(first_steps: list[int]):
+    with SceneVector(OPTIONS, 2) as scenes, pytest.raises(SceneError, match="give 2 numbers of 0 or more"):
+        scenes.reset([1, 2], first_steps=first_steps)
+
+
+def test_a_worker_that_died_is_not_cut_again():
+    with SceneVector(OPTIONS, 2, restart=True) as scenes:
+        scenes.reset([1, 2], first_steps=[0, 9])
+        rng = np.random.default_rng(0)
+        for _ in range(3):
+            scenes.step(actions(rng, 2))
+        process_of(scenes._workers[1]).kill()
+        with pytest.warns(WorkerRestartWarning):
+            assert scenes.step(actions(rng, 2)).episode_over.tolist() == [False, True]
+        assert not any(scenes.step(actions(rng, 2)).episode_over.any() for _ in range(15))
 
 
 def test_a_vector_refuses_and_goes_on():
