@@ -235,6 +235,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The soonest at a given success rate, found on seeds 100 and above: docs/algorithms/ppo.md, "Soonest".
     "fast": {
         "num_envs": 8,
+        "stagger_episodes": True,
         "steps_per_iteration": 400,
         "update_epochs": 3,
         "normalize_observations": True,

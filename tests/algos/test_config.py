@@ -126,6 +126,7 @@ def test_the_default_clips_as_the_torch_code_does():
 def test_the_fast_preset_updates_more_often_from_more_environments():
     config, usual = preset("fast"), preset("default")
     assert (config.num_envs, config.steps_per_iteration, config.ppo.update_epochs) == (8, 400, 3)
+    assert config.stagger_episodes and not usual.stagger_episodes
     assert config.ppo.normalize_observations and not usual.ppo.normalize_observations
     # phi may go as far per env step: half as long a step, twice as often
     rates = [one.lcf.lcf_learning_rate / one.steps_per_iteration for one in (config, usual)]
