@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.markdown import replace_block
@@ -16,6 +17,12 @@ from copo_algos.logs import RECENT_LIVES
 from copo_algos.networks import HIDDEN
 
 RESULTS = Path(__file__).parent / "results"
+SHARED_RUNS = (
+    RESULTS / "settings" / "every800_seed0_xeon.csv",
+    RESULTS / "settings" / "every800_seed0.csv",
+    RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+)
+"""CoPO's trainings with the preset default and seed 0."""
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
@@ -70,57 +77,73 @@ def equality_table(folder: Path = RESULTS / "step_equality") -> str:
     return "\n".join(lines)
 
 
-def cost_table(folder: Path = RESULTS / "train_cost") -> str:
-    """Markdown of train_cost.csv, a row per algorithm, step and precision."""
-    runs: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
+def cost_tables(folder: Path = RESULTS / "train_cost") -> str:
+    """Markdown of the train_cost.csv of every processor measured, and of what matrix products have in it."""
+    return "\n\n".join(
+        [*map(cost_table, sorted(path.parent for path in folder.glob("**/train_cost.csv"))), products_share()]
+    )
+
+
+def cost_table(folder: Path) -> str:
+    """Markdown of train_cost.csv, a row per algorithm, preset, step and precision."""
+    runs: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     for row in _rows(folder / "train_cost.csv"):
-        runs.setdefault((row["algorithm"], row["step"], row["precision"]), {})[row["phase"]] = row
+        run = row["algorithm"], row["preset"], row["step"], row["precision"]
+        runs.setdefault(run, {})[row["phase"]] = row
     lines = [
-        "| algorithm | step | learns in | simulate | act | learn | meta-step | all, CPU s | all, wall s | "
-        "env steps per s |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| algorithm | preset | step | learns in | vehicles | simulate | act | learn | meta-step | all, CPU s | "
+        "all, wall s | env steps per s |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (algorithm, step, precision), phases in runs.items():
+    for (algorithm, preset, step, precision), phases in runs.items():
         cpu = [f"{float(phases[name]['cpu_s_per_1000_env_steps']):.1f}" for name in ("simulate", "infer", "learn")]
         meta, all_cpu = (float(phases[name]["cpu_s_per_1000_env_steps"]) for name in ("meta", "all"))
         wall = float(phases["all"]["wall_s_per_1000_env_steps"])
         lines.append(
-            f"| `{algorithm}` | {'batched' if step == 'fast' else 'MetaDrive'} | {precision} | {' | '.join(cpu)} | "
-            f"{meta:.2f} | **{all_cpu:.1f}** | {wall:.1f} | {1000 / wall:.0f} |"
+            f"| `{algorithm}` | `{preset}` | {'batched' if step == 'fast' else 'MetaDrive'} | {precision} | "
+            f"{float(phases['all']['vehicles_mean']):.0f} | {' | '.join(cpu)} | {meta:.2f} | **{all_cpu:.1f}** | "
+            f"{wall:.1f} | {1000 / wall:.0f} |"
         )
-    vehicles = [float(phases["all"]["vehicles_mean"]) for phases in runs.values()]
     load = json.loads((folder / "train_cost.json").read_text())["load_average"][0]
     lines.append("")
     lines.append(
-        f"Per 1,000 env steps of {next(iter(runs.values()))['all']['scene']} with {min(vehicles):.0f} to "
-        f"{max(vehicles):.0f} vehicles on the road, by a policy at its beginning (with 25 % of the vehicles: "
-        f"`curriculum`); CPU seconds are those of all processes and threads. Load average at the end {load:.1f}. "
-        f"{_origin(folder / 'train_cost.json')}."
+        f"Per 1,000 env steps of {next(iter(runs.values()))['all']['scene']} with so many vehicles on the road on "
+        "average, by a policy at its beginning; CPU seconds are those of all processes and threads. Load average at "
+        f"the end {load:.1f}. {_origin(folder / 'train_cost.json')}."
     )
     return "\n".join(lines)
 
 
 def score_table(folder: Path = RESULTS / "time_to_score") -> str:
-    """Markdown of time_to_score.csv, a row per preset and seed."""
-    rows = _rows(folder / "time_to_score.csv")
+    """Markdown of every time_to_score.csv, a row per preset and seed."""
     lines = [
         "| preset | seed | env steps | wall-clock, min | CPU, min |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for row in sorted(rows, key=lambda row: (row["preset"], int(row["seed"]))):
-        steps = f"{int(row['env_steps']):,}"
-        if row["reached"] != "True":
-            steps = f"not within {steps} (best {100 * float(row['best_success_rate']):.0f} %)"
-        lines.append(f"| `{row['preset']}` | {row['seed']} | {steps} | {row['wall_min']} | {row['cpu_min']} |")
-    first = rows[0]
-    load = json.loads((folder / "time_to_score.json").read_text())["load_average"][0]
-    lines.append("")
-    lines.append(
-        f"Until {get_algorithm(first['algorithm']).name} on {first['scene']} first holds {float(first['score']):.0%} "
-        f"over its last {RECENT_LIVES} lives, from the start of the simulators on, one training after the other with "
-        f"nothing else running. Load average at the end {load:.1f}. {_origin(folder / 'time_to_score.json')}."
+    origins = []
+    for path in sorted(folder.glob("**/time_to_score.csv")):
+        rows = _rows(path)
+        for row in rows:
+            steps = f"{int(row['env_steps']):,}"
+            if row["reached"] != "True":
+                steps = f"not within {steps} (best {100 * float(row['best_success_rate']):.0f} %)"
+            lines.append(f"| `{row['preset']}` | {row['seed']} | {steps} | {row['wall_min']} | {row['cpu_min']} |")
+        load = json.loads(path.with_suffix(".json").read_text())["load_average"][0]
+        names = ", ".join(f"`{name}`" for name in dict.fromkeys(row["preset"] for row in rows))
+        origins.append(f"{names}: load average at the end {load:.1f}; {_origin(path.with_suffix('.json'))}.")
+    return "\n".join([*lines, "", shared_runs(), "", *origins])
+
+
+def shared_runs(runs: Sequence[Path] = SHARED_RUNS, score: float = 0.7) -> str:
+    """A sentence: when trainings of the default held the score whose wall-clock says nothing."""
+    steps = []
+    for path in runs:
+        held = [row for row in _rows(path) if int(row["lives"]) >= RECENT_LIVES and float(row["success_rate"]) >= score]
+        steps.append(f"{int(held[0]['env_steps']):,}" if held else "never")
+    return (
+        f"CoPO's trainings of the preset `default` with seed 0 that were made beside others, whose wall-clock says "
+        f"nothing, first held {score:.0%} after {', '.join(steps[:-1])} and {steps[-1]} env steps."
     )
-    return "\n".join(lines)
 
 
 def precision_table(folder: Path = RESULTS / "precision") -> str:
@@ -167,12 +190,14 @@ def learning_sentence(folder: Path = RESULTS / "precision" / "amx_bf16") -> str:
     )
 
 
-def products_share(cost: Path = RESULTS / "train_cost", precision: Path = RESULTS / "precision" / "amx_bf16") -> str:
+def products_share(
+    cost: Path = RESULTS / "train_cost" / "xeon_amx", precision: Path = RESULTS / "precision" / "amx_bf16"
+) -> str:
     """A sentence: how much of CoPO's learning its matrix products take, were they all that there is."""
     learn = {
         row["precision"]: row
         for row in _rows(cost / "train_cost.csv")
-        if (row["algorithm"], row["step"], row["phase"]) == ("copo", "fast", "learn")
+        if (row["algorithm"], row["preset"], row["step"], row["phase"]) == ("copo", "default", "fast", "learn")
     }
     vehicles = {name: float(row["vehicles_mean"]) for name, row in learn.items()}
     first = f"{PPOConfig.minibatch_size} x {INPUTS} x {HIDDEN}"
@@ -188,7 +213,7 @@ def products_share(cost: Path = RESULTS / "train_cost", precision: Path = RESULT
             f"seconds in {name}"
         )
     return (
-        f"Of CoPO's learning the matrix products of its {networks} networks, at the speed below, take "
+        f"Of CoPO's learning on the Xeon the matrix products of its {networks} networks, at the speed below, take "
         f"{' and '.join(words)}. The rest is what lies between the products: activations, losses, Adam, gathering "
         "samples, values and advantages."
     )
@@ -199,7 +224,7 @@ def fill(page: str) -> str:
     tables = {
         "speed": speed_table,
         "equality": equality_table,
-        "cost": lambda: f"{cost_table()}\n\n{products_share()}",
+        "cost": cost_tables,
         "score": score_table,
         "precision": lambda: f"{precision_table()}\n\n{learning_sentence()}",
     }

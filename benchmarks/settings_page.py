@@ -5,6 +5,7 @@ Reads the metrics.csv of trainings and shows how many arrived, as docs/algorithm
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ PAGES = {
     "clipping": DOCS / "ppo.md",
     "iteration": DOCS / "ppo.md",
     "step-sizes": DOCS / "ppo.md",
+    "soonest": DOCS / "ppo.md",
     "long-estimators": DOCS / "estimators.md",
 }
 """Name of a table -> the page that shows it."""
@@ -55,6 +57,17 @@ TABLES = {
         "IPPO, default, seed 0": RESULTS / "intersection" / "ippo" / "seed0" / "metrics.csv",
         "IPPO, default on another processor, seed 0": TRIED / "every800_ippo_seed0.csv",
     },
+    "soonest": {
+        "`fast`": TRIED / "fast_seed100.csv",
+        "`fast` without `stagger_episodes`": TRIED / "fast_unstaggered_seed100.csv",
+        "the same with 2 environments": TRIED / "fast_2envs_seed100.csv",
+        "the same, an update every 200 env steps": TRIED / "fast_2envs_every200_seed100.csv",
+        "the same, every 100": TRIED / "fast_2envs_every100_seed100.csv",
+        "every 200, `log_std_init` -1": TRIED / "fast_2envs_every200_log_std_seed100.csv",
+        "every 400, `log_std_init` -1, 4 epochs": TRIED / "fast_2envs_4epochs_log_std_seed100.csv",
+        "`default`, on an Intel Xeon": RESULTS / "estimators" / "per_sample" / "metrics.csv",
+        "`default`, other first weights": TRIED / "every800_seed100.csv",
+    },
     "clipping": {
         f"CoPO, {LOOSE}, seed 100": TRIED / "loose_ours_seed100.csv",
         f"CoPO, {TIGHT}, seed 100": TRIED / "tight_ours_seed100.csv",
@@ -72,6 +85,8 @@ LONG = {
 }
 """Long trainings of CoPO whose phi is of interest."""
 SPAN = 100_000
+EARLY = (16_000, 20_000, 24_000, 28_000, 32_000, 40_000, 47_600, 61_600)
+"""Env steps of the table of the first ones."""
 MARKS = (40_000, 60_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
 
 
@@ -83,16 +98,16 @@ def success_at(metrics: pd.DataFrame, env_steps: int) -> float | None:
     return float(windowed_success(metrics)[last])
 
 
-def table(runs: dict[str, Path]) -> str:
+def table(runs: dict[str, Path], marks: Sequence[int] = MARKS) -> str:
     """Markdown: a row per run."""
     lines = [
-        f"| success, %, last {WINDOW:,} env steps, after | {' | '.join(f'{mark:,}' for mark in MARKS)} "
+        f"| success, %, last {WINDOW:,} env steps, after | {' | '.join(f'{mark:,}' for mark in marks)} "
         "| best | phi at the end |",
-        f"| --- | {' | '.join('---:' for _ in MARKS)} | ---: | ---: |",
+        f"| --- | {' | '.join('---:' for _ in marks)} | ---: | ---: |",
     ]
     for name, path in runs.items():
         metrics = pd.read_csv(path)
-        values = (success_at(metrics, mark) for mark in MARKS)
+        values = (success_at(metrics, mark) for mark in marks)
         cells = ("" if value is None else f"{100 * value:.0f}" for value in values)
         phi = f"{metrics['lcf_mean_deg'].iloc[-1]:.0f}°" if "lcf_mean_deg" in metrics else "-"
         lines.append(f"| {name} | {' | '.join(cells)} | {100 * best_success(metrics):.0f} | {phi} |")
@@ -129,7 +144,10 @@ def pages() -> dict[Path, str]:
     """Page -> its text with the tables in their places."""
     texts: dict[Path, str] = {}
     for name, path in PAGES.items():
-        text = phi_table(LONG) if name == "long-estimators" else table(TABLES[name])
+        if name == "long-estimators":
+            text = phi_table(LONG)
+        else:
+            text = table(TABLES[name], EARLY if name == "soonest" else MARKS)
         texts[path] = replace_block(texts.get(path) or read_page(path), name, text, path)
     return texts
 

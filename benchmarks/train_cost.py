@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import tyro
@@ -38,18 +38,18 @@ class CostConfig:
     """Algorithms to measure."""
     stock: tuple[str, ...] = ("ippo", "copo")
     """Algorithms to measure on MetaDrive's own step as well."""
+    fast: tuple[str, ...] = ("ippo", "copo")
+    """Algorithms to measure with the preset fast as well."""
     float32: tuple[str, ...] = ("ippo", "copo")
     """Algorithms to measure in float32 as well, where gradient steps are by way of bfloat16."""
     scene: str = "intersection"
     """Scene to drive in."""
-    preset: PresetName = "default"
-    """Settings of the runs."""
     num_envs: int | None = None
     """Simulator processes. Default: as many as the preset has."""
-    iterations: int = 3
-    """Iterations that count, after one that does not."""
+    env_steps: int = 2400
+    """Env steps that count, in whole iterations, after one iteration that does not."""
     output: Path = Path("benchmarks/results/train_cost")
-    """Where train_cost.csv and train_cost.json go."""
+    """Where train_cost.csv and train_cost.json go; the committed ones are in a folder per processor in it."""
 
 
 def worker_cpu_seconds() -> float:
@@ -65,9 +65,18 @@ def worker_cpu_seconds() -> float:
     return total / TICKS_PER_SECOND
 
 
-def measure(config: CostConfig, algorithm: str, step_backend: str, precision: str) -> Iterator[dict[str, Any]]:
+class Run(NamedTuple):
+    """What is measured."""
+
+    algorithm: str
+    step_backend: str = "fast"
+    precision: str = "auto"
+    preset: PresetName = "default"
+
+
+def measure(config: CostConfig, run: Run) -> Iterator[dict[str, Any]]:
     """One row per phase, and their sum."""
-    settings = _settings(config, algorithm, step_backend, precision)
+    settings = _settings(config, run)
     trainer = Trainer(settings)
     try:
         trainer.begin()
@@ -75,13 +84,14 @@ def measure(config: CostConfig, algorithm: str, step_backend: str, precision: st
         before, vehicle_steps = worker_cpu_seconds(), trainer.vehicle_steps
         wall: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         cpu: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-        for _ in range(config.iterations):
+        iterations = -(-config.env_steps // settings.steps_per_iteration)
+        for _ in range(iterations):
             trainer.train_iteration()
             for phase, seconds in trainer.clock.wall.items():
                 wall[phase] += seconds
                 cpu[phase] += trainer.clock.cpu[phase]
         cpu["simulate"] += worker_cpu_seconds() - before
-        env_steps = settings.steps_per_iteration * config.iterations
+        env_steps = settings.steps_per_iteration * iterations
         vehicles = (trainer.vehicle_steps - vehicle_steps) / env_steps
     finally:
         trainer.close()
@@ -89,8 +99,9 @@ def measure(config: CostConfig, algorithm: str, step_backend: str, precision: st
     for phase in (*PHASES, "all"):
         yield {
             "scene": config.scene,
-            "algorithm": algorithm,
-            "step": step_backend,
+            "algorithm": run.algorithm,
+            "preset": run.preset,
+            "step": run.step_backend,
             "precision": settings.learning_precision,
             "phase": phase,
             "cpu_s_per_1000_env_steps": f"{cpu[phase] * 1000 / env_steps:.3f}",
@@ -100,32 +111,33 @@ def measure(config: CostConfig, algorithm: str, step_backend: str, precision: st
         }
 
 
-def _settings(config: CostConfig, algorithm: str, step_backend: str, precision: str) -> TrainConfig:
-    values: dict[str, Any] = {"scene": config.scene, "step_backend": step_backend, "precision": precision}
+def _settings(config: CostConfig, run: Run) -> TrainConfig:
+    values: dict[str, Any] = {"scene": config.scene, "step_backend": run.step_backend, "precision": run.precision}
     if config.num_envs is not None:
         values["num_envs"] = config.num_envs
-    return with_values(preset(config.preset, algorithm), values)
+    return with_values(preset(run.preset, run.algorithm), values)
 
 
 def main(config: CostConfig) -> None:
     """Measure and write; the table goes to the terminal as well."""
-    if config.iterations < 1:
-        raise UserError(f"iterations={config.iterations}; use 1 or more")
+    if config.env_steps < 1:
+        raise UserError(f"env_steps={config.env_steps}; use 1 or more")
     torch.set_num_threads(LEARNING_THREADS)
     rows = []
-    runs = [(algorithm, "fast", "auto") for algorithm in config.algorithms]
-    runs += [(algorithm, "stock", "auto") for algorithm in config.stock]
+    runs = [Run(algorithm) for algorithm in config.algorithms]
+    runs += [Run(algorithm, preset="fast") for algorithm in config.fast]
+    runs += [Run(algorithm, step_backend="stock") for algorithm in config.stock]
     if TrainConfig("copo").learning_precision != "float32":
-        runs += [(algorithm, "fast", "float32") for algorithm in config.float32]
+        runs += [Run(algorithm, precision="float32") for algorithm in config.float32]
     for run in runs:
-        check(_settings(config, *run))
+        check(_settings(config, run))
     make_folder(config.output)
-    for algorithm, step_backend, precision in runs:
-        for row in measure(config, algorithm, step_backend, precision):
+    for run in runs:
+        for row in measure(config, run):
             rows.append(row)
             cpu, wall = row["cpu_s_per_1000_env_steps"], row["wall_s_per_1000_env_steps"]
-            name = f"{algorithm}, {step_backend} step, {row['precision']}"
-            print(f"{name:46} {row['phase']:10} {cpu:>9} CPU s  {wall:>9} s  per 1,000 env steps", flush=True)
+            name = f"{run.algorithm}, {run.preset}, {run.step_backend} step, {row['precision']}"
+            print(f"{name:50} {row['phase']:10} {cpu:>9} CPU s  {wall:>9} s  per 1,000 env steps", flush=True)
     write_measurement(config.output, "train_cost", rows)
 
 

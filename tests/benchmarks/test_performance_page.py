@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -41,6 +44,37 @@ def test_the_baselines_table_shows_the_committed_measurement() -> None:
         assert ruled["episodes"] == random["episodes"] >= 5
         assert ruled["success_low"] > random["success_high"], scene
     assert rows.loc[("intersection", "rule_based"), "success_rate"] > 0.3
+
+
+def test_scores_are_shown_by_preset_and_what_was_not_reached_says_so(tmp_path: Path) -> None:
+    header = "scene,algorithm,preset,seed,score,reached,env_steps,wall_min,cpu_min,best_success_rate\n"
+    about = {
+        "load_average": [1.2, 1, 1],
+        "hardware": "a machine",
+        "versions": {"copo": "1", "torch": "2"},
+        "date": "now",
+    }
+    for name, row in (
+        ("fast", "intersection,copo,fast,1,0.7,True,61600,9.50,14.25,0.713"),
+        ("default", "intersection,copo,default,0,0.7,False,80000,20.00,31.00,0.426"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "time_to_score.csv").write_text(header + row + "\n")
+        (tmp_path / name / "time_to_score.json").write_text(json.dumps(about))
+    text = performance_page.score_table(tmp_path)
+    assert "| `fast` | 1 | 61,600 | 9.50 | 14.25 |" in text
+    assert "| `default` | 0 | not within 80,000 (best 43 %) | 20.00 | 31.00 |" in text
+    assert "`fast`: load average at the end 1.2; a machine; torch 2; now." in text
+
+
+def test_runs_on_shared_machines_give_env_steps_alone(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    rows = ["800,299,0.9", "1600,300,0.699", "2400,310,0.7", "3200,320,0.8"]
+    paths[0].write_text("\n".join(["env_steps,lives,success_rate", *rows]))
+    paths[1].write_text("\n".join(["env_steps,lives,success_rate", *rows[:2]]))
+    assert performance_page.shared_runs(paths).endswith(
+        "first held 70% of their last lives after 2,400 and never env steps."
+    )
 
 
 @pytest.mark.simulator
