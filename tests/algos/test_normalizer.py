@@ -72,8 +72,10 @@ def test_an_entry_that_never_changed_comes_out_ten_at_most():
 
 def test_folding_gives_the_same_policy_for_plain_observations():
     actor = GaussianActor(4, 2, torch.Generator().manual_seed(0), log_std_init=-0.3)
+    last = actor.layers[2]
+    assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
-        actor.layers[2].weight.mul_(100)
+        last.weight.mul_(100)
     normalizer = Normalizer(4)
     normalizer.update(observations(200, 1))
     before = {name: tensor.clone() for name, tensor in actor.state_dict().items()}
@@ -105,9 +107,12 @@ def test_foreign_statistics_are_refused(changes: dict[str, Any]):
 def test_what_the_networks_see_has_the_scale_of_what_was_seen(algorithm: str):
     trainer = Trainer(tiny(Path("unused"), algorithm, num_neighbours=2))
     trainer.begin()
-    first, second = (trainer.train_iteration() and trainer.samples for _ in range(2))
+    seen = []
+    for _ in range(2):
+        trainer.train_iteration()
+        seen.append(trainer.samples)
     trainer.close()
-    assert first is not None and second is not None
+    first, second = seen
     assert first.obs.min() >= 0 and first.obs.max() <= 1  # plain
     plain = first.obs.double()
     scale = torch.sqrt(plain.var(0, correction=0) + STD_FLOOR**2)

@@ -157,8 +157,8 @@ def test_staggered_episodes_begin_at_different_times_and_cut_lives_do_not_count(
     batches = []
     step = trainer.scenes.step
 
-    def watched(moves: np.ndarray) -> Any:
-        batch = step(moves)
+    def watched(actions: np.ndarray) -> Any:
+        batch = step(actions)
         batches.append((batch.episode_over.copy(), (batch.truncated & (batch.outcome == 0)).sum(1)))
         return batch
 

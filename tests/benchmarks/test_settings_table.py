@@ -46,7 +46,7 @@ def test_the_presets_table_has_exactly_what_differs() -> None:
     flat = {name: preset(name).as_dict() for name in PRESETS}
     differing = {name for name in flat["default"] if len({str(values[name]) for values in flat.values()}) > 1}
     assert set(rows(presets_table())) == differing - {"preset"}
-    assert rows(presets_table())["lcf_learning_rate"] == ["`0.0004`", "`0.0001`", "`0.0001`"]
+    assert rows(presets_table())["lcf_learning_rate"] == ["`0.0004`", "`0.0001`", "`0.0001`", "`0.0002`"]
 
 
 def test_help_shows_the_same_sentences(capsys: pytest.CaptureFixture[str]) -> None:
