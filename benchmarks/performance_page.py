@@ -19,10 +19,9 @@ from copo_algos.networks import HIDDEN
 RESULTS = Path(__file__).parent / "results"
 SHARED_RUNS = (
     RESULTS / "settings" / "every800_seed0_xeon.csv",
-    RESULTS / "settings" / "every800_seed0.csv",
     RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
 )
-"""CoPO's trainings with the preset default and seed 0."""
+"""CoPO's trainings with the preset default and seed 0, but for that on the processor of the table, which repeats it."""
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 

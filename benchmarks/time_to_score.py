@@ -3,7 +3,8 @@
     python -m benchmarks.time_to_score --presets default paper --seeds 0 1
 
 One training after the other, each stopped when it is there. Wall-clock means something only on a machine with nothing
-else to do: the load average stands in time_to_score.json. Starting the simulators is left out.
+else to do: the load average stands in time_to_score.json. Starting the simulators counts.
+`python -m benchmarks.performance_page` shows the table in docs/performance.md.
 """
 
 from __future__ import annotations

@@ -127,8 +127,8 @@ class TrainConfig:
     steps_per_iteration: int = 800
     """Env steps between updates, over all environments."""
     stagger_episodes: bool = False
-    """Whether episodes begin at different times in the environments: the first one of the k-th of E environments is cut
-    after k / E of the horizon."""
+    """Whether episodes begin at different times in the environments: after a start or --resume the first one of
+    environment k = 1, ..., E - 1 is cut after k / E of the horizon, that of environment 0 is not."""
     num_agents: int | None = None
     """Vehicles in the scene. Default: the scene's own number."""
     rule_based: int = 0
