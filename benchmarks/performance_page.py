@@ -141,7 +141,8 @@ def shared_runs(runs: Sequence[Path] = SHARED_RUNS, score: float = 0.7) -> str:
         steps.append(f"{int(held[0]['env_steps']):,}" if held else "never")
     return (
         f"CoPO's trainings of the preset `default` with seed 0 that were made beside others, whose wall-clock says "
-        f"nothing, first held {score:.0%} after {', '.join(steps[:-1])} and {steps[-1]} env steps."
+        f"nothing, first held {score:.0%} after {', '.join(steps[:-1])} and {steps[-1]} env steps. "
+        "Until 51,200, where the first one was interrupted and went on with fresh episodes, they are the same."
     )
 
 

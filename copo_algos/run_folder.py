@@ -160,6 +160,8 @@ def refuse_changes(config: TrainConfig, folder: Path, option: str = "--run-dir")
         grows = name == "total_steps" and get_algorithm(config.algorithm).curriculum
         if before[name] != value and (grows or name not in MAY_CHANGE):
             why = ", by which its number of vehicles grows" if grows else ""
+            if before["preset"] != config.preset:
+                why += f" (preset {before['preset']})"
             raise UserError(
                 f"cannot resume with {name}={value}: the run was made with {before[name]}{why}; "
                 f"give the same, or choose another {option}"

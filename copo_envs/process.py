@@ -102,14 +102,15 @@ class AutoReset:
         self._seeds = EpisodeSeeds(0)
         self._num_agents: int | None = None
         self._maps: str | None = None
-        self._until_cut = 0
+        self._first_steps = 0
+        self._steps = 0
 
     def reset(
         self, seed: int, num_agents: int | None = None, maps: str | None = None, first_steps: int = 0
     ) -> StepBatch:
         """Begin the episode of `seed`, which determines all that follow it as well; see `SceneVector.reset`."""
         self._seeds = EpisodeSeeds(seed)
-        self._until_cut = first_steps
+        self._first_steps, self._steps = first_steps, 0
         self._num_agents = num_agents
         self._maps = maps
         return self.simulator.reset(self._seeds.current, num_agents, maps)
@@ -117,11 +118,11 @@ class AutoReset:
     def step(self, actions: np.ndarray) -> StepBatch:
         """One env step."""
         self.simulator.step(actions)
-        self._until_cut -= 1
-        if self._until_cut == 0 and not self.batch.episode_over:
+        self._steps += 1
+        if self._first_steps and self._steps >= self._first_steps and not self.batch.episode_over:
             self._cut()
         if self.batch.episode_over:
-            self._until_cut = 0
+            self._first_steps = 0
             self.simulator.begin_episode(self._seeds.advance(), self._num_agents, self._maps)
             self.batch.episode_over[...] = True
         return self.batch
@@ -131,12 +132,15 @@ class AutoReset:
         self._num_agents = num_agents
 
     def _cut(self) -> None:
-        """End the episode here: whoever lives on is truncated, and how that life would have ended is not known."""
+        """End the episode here: whoever lives on is truncated, and how that life would have ended is not known.
+
+        Where nobody who acted lives on the next step is as good: truncated lives show that the episode is not whole.
+        """
         batch = self.batch
         cut = batch.acted & ~batch.terminated & ~batch.truncated
         batch.truncated[cut] = True
         batch.final_obs[cut] = batch.obs[cut]
-        batch.episode_over[...] = True
+        batch.episode_over[...] = cut.any()
 
 
 class ProcessSimulator:

@@ -12,29 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copo_algos.config import TrainConfig, with_values
+from copo_algos.config import TrainConfig
 from copo_algos.errors import CheckpointError
 from copo_algos.networks import GaussianActor
 from copo_algos.normalizer import STD_FLOOR, Normalizer
-from copo_algos.policy import checkpoints, load_policy
+from copo_algos.policy import checkpoints
 from copo_algos.train import Trainer, train
-
-TINY: dict[str, Any] = {
-    "scene": "particles",
-    "num_envs": 0,
-    "num_agents": 6,
-    "horizon": 20,
-    "steps_per_iteration": 48,
-    "total_steps": 144,
-    "checkpoint_every": 48,
-    "update_epochs": 2,
-    "minibatch_size": 64,
-    "normalize_observations": True,
-}
+from tests.algos.tiny import tiny
 
 
-def tiny(folder: Path, algorithm: str = "copo", **values: Any) -> TrainConfig:
-    return with_values(TrainConfig(algorithm, run_dir=folder), TINY | values)
+def normalized(folder: Path, algorithm: str = "copo", **values: Any) -> TrainConfig:
+    return tiny(folder, algorithm, normalize_observations=True, **values)
 
 
 def observations(rows: int, seed: int, size: int = 4) -> np.ndarray:
@@ -105,7 +93,7 @@ def test_foreign_statistics_are_refused(changes: dict[str, Any]):
 
 @pytest.mark.parametrize("algorithm", ["copo", "ccppo_concat"])
 def test_what_the_networks_see_has_the_scale_of_what_was_seen(algorithm: str):
-    trainer = Trainer(tiny(Path("unused"), algorithm, num_neighbours=2))
+    trainer = Trainer(normalized(Path("unused"), algorithm, num_neighbours=2))
     trainer.begin()
     seen = []
     for _ in range(2):
@@ -123,7 +111,7 @@ def test_what_the_networks_see_has_the_scale_of_what_was_seen(algorithm: str):
 
 
 def test_a_saved_policy_drives_as_the_one_that_learned():
-    trainer = Trainer(tiny(Path("unused")))
+    trainer = Trainer(normalized(Path("unused")))
     trainer.begin()
     trainer.train_iteration()
     policy = trainer.policy()
@@ -140,26 +128,37 @@ def test_a_saved_policy_drives_as_the_one_that_learned():
     assert np.abs(acted - plain).max() > 1e-4
 
 
-def test_a_run_resumes_bit_for_bit(tmp_path: Path):
-    config = tiny(tmp_path)
+def test_a_run_resumes_bit_for_bit_and_learns_on_from_it(tmp_path: Path):
+    """Two that go on from one checkpoint, the one after it has been saved anew, do the same, and see what was seen."""
+    config = normalized(tmp_path)
     train(config)
     last = checkpoints(tmp_path)[-1]
-    trainer = Trainer(config)
-    trainer.restore(last)
-    again = trainer.save(tmp_path / "copy")
-    trainer.close()
-    for name in ("policy.safetensors", "learner.safetensors", "learner.json"):
-        assert (again / name).read_bytes() == (last / name).read_bytes()
-    assert load_policy(tmp_path).algorithm == "copo"
+    found = []
+    for name, source in (("copy", last), ("again", tmp_path / "copy" / "checkpoints" / last.name)):
+        trainer = Trainer(config)
+        trainer.restore(source)
+        assert trainer.normalizer is not None
+        before = trainer.normalizer.state()
+        saved = trainer.save(tmp_path / name)
+        for file in ("policy.safetensors", "learner.safetensors", "learner.json"):
+            assert (saved / file).read_bytes() == (last / file).read_bytes()
+        trainer.begin()
+        row = trainer.train_iteration()
+        trainer.close()
+        assert trainer.samples is not None
+        found.append((trainer.samples.obs, row["policy_loss"], trainer.normalizer.state()))
+        assert before["count"] > 0 and found[-1][2]["count"] == before["count"] + len(trainer.samples)
+        assert trainer.samples.obs.min() < 0  # normalised from the first step on
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1:] == found[1][1:]
 
 
 def test_a_checkpoint_without_its_statistics_is_not_gone_on_from(tmp_path: Path):
-    train(tiny(tmp_path, total_steps=48))
+    train(normalized(tmp_path, total_steps=48))
     path = checkpoints(tmp_path)[-1] / "learner.json"
     state = json.loads(path.read_text())
     del state["normalizer"]
     path.write_text(json.dumps(state))
-    trainer = Trainer(tiny(tmp_path))
+    trainer = Trainer(normalized(tmp_path))
     with pytest.raises(CheckpointError, match=r"learner.json is damaged .*normalizer"):
         trainer.restore(checkpoints(tmp_path)[-1])
     trainer.close()

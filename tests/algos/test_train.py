@@ -27,22 +27,7 @@ from copo_algos.run_folder import alone_in, prepare
 from copo_algos.train import Trainer, train
 from copo_envs.process import SceneVector, WorkerError, WorkerRestartWarning
 from copo_envs.scenes import SceneError
-
-TINY: dict[str, Any] = {
-    "scene": "particles",
-    "num_envs": 0,
-    "num_agents": 6,
-    "horizon": 20,
-    "steps_per_iteration": 48,
-    "total_steps": 144,
-    "checkpoint_every": 48,
-    "update_epochs": 2,
-    "minibatch_size": 64,
-}
-
-
-def tiny(folder: Path, algorithm: str = "copo", **values: Any) -> TrainConfig:
-    return with_values(TrainConfig(algorithm, run_dir=folder), TINY | values)
+from tests.algos.tiny import TINY, tiny
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -159,17 +144,18 @@ def test_staggered_episodes_begin_at_different_times_and_cut_lives_do_not_count(
 
     def watched(actions: np.ndarray) -> Any:
         batch = step(actions)
-        batches.append((batch.episode_over.copy(), (batch.truncated & (batch.outcome == 0)).sum(1)))
+        known = batch.outcome != 0
+        batches.append((batch.episode_over.copy(), (batch.truncated & ~known).sum(1), known.sum()))
         return batch
 
     trainer.scenes.step = watched
     trainer.train_iteration()
     trainer.close()
-    over, cut = (np.array(column) for column in zip(*batches, strict=True))
+    over, cut, ended = (np.array(column) for column in zip(*batches, strict=True))
     assert over[9].tolist() == [False, True] and not over[:9].any()  # half of the horizon of 20
     assert cut[9, 1] >= 3 and cut.sum() == cut[9, 1]
-    ended = trainer.record.total_lives
-    assert ended > 0 and trainer.record.total_episodes == over.sum() - 1
+    assert trainer.record.total_lives == ended.sum() > 0
+    assert trainer.record.total_episodes == over.sum() - 1
 
 
 def test_a_setting_without_effect_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -364,6 +350,13 @@ def test_the_precision_of_learning_is_written_down_and_may_change(run: Path):
     settings = json.loads((run / "config.json").read_text())
     assert settings["learns"] == f"cpu, {TrainConfig('copo').learning_precision}"
     assert [again["learns"] for again in settings["resumed"]] == ["cpu, bfloat16"]
+
+
+def test_a_run_of_another_preset_says_so(tmp_path: Path):
+    values = TINY | {"run_dir": tmp_path, "total_steps": 48}
+    train(with_values(preset("fast", "ippo"), values))
+    message = refusal(with_values(preset("default", "ippo"), values | {"resume": True}))
+    assert "cannot resume with stagger_episodes=False: the run was made with True (preset fast)" in message
 
 
 def test_another_algorithm_does_not_resume_a_run(run: Path):

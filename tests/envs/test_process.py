@@ -318,6 +318,24 @@ def test_an_episode_that_ends_before_its_cut_is_not_cut():
             assert_same(cut.step(moves), whole.step(moves))
 
 
+def test_a_cut_waits_for_a_step_that_somebody_lives_on_after():
+    """Or nothing would tell that the episode was cut, and it would count as a whole one."""
+    alone = scene_options("particles", num_agents=1, horizon=300)
+    moves = np.array([[[0.0, 1.0]]], np.float32)
+    with SceneVector(alone, 0) as whole, SceneVector(alone, 0) as cut:
+        whole.reset([5])
+        end = next(step for step in range(1, 300) if whole.step(moves).terminated.any())
+        assert not whole.batch.episode_over.any()  # its successor goes on
+        cut.reset([5], first_steps=[end])
+        batch = cut.batch
+        for _ in range(end):
+            cut.step(moves)
+        assert batch.terminated.all() and not batch.episode_over.any()
+        while not batch.episode_over.any():
+            cut.step(moves)
+        assert batch.truncated.all() and (batch.outcome == 0).all()
+
+
 @pytest.mark.parametrize("first_steps", [[1], [1, -1], [1, 2, 3]])
 def test_impossible_cuts_are_refused(first_steps: list[int]):
     with SceneVector(OPTIONS, 2) as scenes, pytest.raises(SceneError, match="give 2 numbers of 0 or more"):
