@@ -548,7 +548,7 @@ def test_a_cell_that_was_made_with_other_settings_is_refused(tmp_path: Path, cap
     for total_steps in (40, 80, 120):
         assert go("ippo", total_steps, f"{same} --preset paper --clip-coef 0.9 --num-envs 0") == (
             "benchmarks run: ippo on particles, seed 0: cannot resume with neighbour_rule=tf: "
-            "the run was made with ours; give the same, or choose another --runs-dir\n"
+            "the run was made with ours (preset default); give the same, or choose another --runs-dir\n"
         )
         assert "cannot resume with clip_coef=0.9: the run was made with 0.2;" in go(
             "ippo", total_steps, f"{same} --clip-coef 0.9"
