@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -206,7 +205,7 @@ def _copo(arguments: list[str]) -> bool:
     try:
         return child.wait() == 0
     except KeyboardInterrupt:
-        child.send_signal(signal.SIGINT)
+        child.terminate()  # not SIGINT: a shell's background jobs, and so their children, ignore that
         child.wait()
         raise
     finally:

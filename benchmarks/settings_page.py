@@ -22,6 +22,7 @@ PAGES = {
     "iteration": DOCS / "ppo.md",
     "step-sizes": DOCS / "ppo.md",
     "soonest": DOCS / "ppo.md",
+    "fast-long": DOCS / "ppo.md",
     "long-estimators": DOCS / "estimators.md",
 }
 """Name of a table -> the page that shows it."""
@@ -67,6 +68,17 @@ TABLES = {
         "every 400, `log_std_init` -1, 4 epochs": TRIED / "fast_2envs_4epochs_log_std_seed100.csv",
         "`default`, on an Intel Xeon": RESULTS / "estimators" / "per_sample" / "metrics.csv",
         "`default`, other first weights": TRIED / "every800_seed100.csv",
+        "`fast` with critics of 128 units a layer": TRIED / "fast_narrow_critics_seed100.csv",
+        "`fast` with one critic of three outputs": TRIED / "fast_one_critic_seed100.csv",
+    },
+    "fast-long": {
+        "CoPO, `fast`, seed 0": TRIED / "fast_seed0.csv",
+        "CoPO, `default`, seed 0, interrupted at 51,200": TRIED / "every800_seed0_xeon.csv",
+        "CoPO, `default`, seed 0, uninterrupted": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
+        "IPPO, `fast`, seed 0": TRIED / "fast_ippo_seed0.csv",
+        "IPPO, `default`, seed 0": RESULTS / "intersection" / "ippo" / "seed0" / "metrics.csv",
+        "CoPO, `fast`, seed 100, from 62,000 on `learning_rate` 1e-4": TRIED / "fast_then_slow_seed100.csv",
+        "CoPO, `fast`, seed 100, from 62,000 on an update every 1,600": TRIED / "fast_then_every1600_seed100.csv",
     },
     "clipping": {
         f"CoPO, {LOOSE}, seed 100": TRIED / "loose_ours_seed100.csv",
@@ -87,6 +99,8 @@ LONG = {
 SPAN = 100_000
 EARLY = (16_000, 20_000, 24_000, 28_000, 32_000, 40_000, 47_600, 61_600)
 """Env steps of the table of the first ones."""
+LATE = (60_000, 100_000, 136_000, 160_000, 200_000, 240_000, 280_000, 300_000, 340_000)
+"""Env steps of the table of what comes after them."""
 MARKS = (40_000, 60_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
 
 
@@ -147,7 +161,7 @@ def pages() -> dict[Path, str]:
         if name == "long-estimators":
             text = phi_table(LONG)
         else:
-            text = table(TABLES[name], EARLY if name == "soonest" else MARKS)
+            text = table(TABLES[name], {"soonest": EARLY, "fast-long": LATE}.get(name, MARKS))
         texts[path] = replace_block(texts.get(path) or read_page(path), name, text, path)
     return texts
 

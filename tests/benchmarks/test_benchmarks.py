@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +36,7 @@ from copo_algos.algorithms import ALGORITHMS
 from copo_algos.cli import train_config
 from copo_algos.errors import UserError
 from copo_algos.evaluate import EvaluateConfig
-from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
+from copo_algos.policy import Policy, PolicyInfo, last_checkpoint, make_actor, save_policy
 from copo_algos.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -583,3 +587,43 @@ def test_train_options_that_are_the_cells_are_refused(tmp_path: Path, options: s
     with pytest.raises(UserError) as error:
         run(RunConfig(train_options=options, runs_dir=tmp_path / "runs", results_dir=tmp_path / "results"))
     assert sentence in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_background_job_can_be_stopped(number: signal.Signals, tmp_path: Path) -> None:
+    """A shell script's background jobs ignore SIGINT, and so does whatever they start."""
+    runs = tmp_path / "runs"
+    options = ["--scenes", "particles", "--algorithms", "ippo", "--total-steps", "1000000", "--evaluate", "0"]
+    code = (
+        "import signal, sys; from benchmarks.__main__ import main; "
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); sys.exit(main())"
+    )
+    job = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "run",
+            *options,
+            "--runs-dir",
+            str(runs),
+            "--results-dir",
+            str(tmp_path / "results"),
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        metrics = runs / "particles" / "ippo" / "seed0" / "metrics.csv"
+        deadline = time.monotonic() + 60
+        while not metrics.is_file():
+            assert job.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        job.send_signal(number)
+        _, sentence = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode == 130
+    assert "stopped; the same command goes on" in sentence
+    assert last_checkpoint(metrics.parent) is not None
