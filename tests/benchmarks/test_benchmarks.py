@@ -593,23 +593,14 @@ def test_train_options_that_are_the_cells_are_refused(tmp_path: Path, options: s
 def test_a_background_job_can_be_stopped(number: signal.Signals, tmp_path: Path) -> None:
     """A shell script's background jobs ignore SIGINT, and so does whatever they start."""
     runs = tmp_path / "runs"
-    options = ["--scenes", "particles", "--algorithms", "ippo", "--total-steps", "1000000", "--evaluate", "0"]
+    cell = ["--scenes", "particles", "--algorithms", "ippo", "--total-steps", "100000", "--evaluate", "0"]
+    folders = ["--runs-dir", str(runs), "--results-dir", str(tmp_path / "results")]
     code = (
         "import signal, sys; from benchmarks.__main__ import main; "
         "signal.signal(signal.SIGINT, signal.SIG_IGN); sys.exit(main())"
     )
     job = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            code,
-            "run",
-            *options,
-            "--runs-dir",
-            str(runs),
-            "--results-dir",
-            str(tmp_path / "results"),
-        ],
+        [sys.executable, "-c", code, "run", *cell, *folders],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -75,6 +75,16 @@ def test_runs_on_shared_machines_give_env_steps_alone(tmp_path: Path) -> None:
     assert "first held 70% after 2,400 and never env steps." in performance_page.shared_runs(paths)
 
 
+def test_the_first_time_of_a_success_is_over_a_whole_window(tmp_path: Path) -> None:
+    """Alone, the first 8,000 env steps have 100 %, the third 80; over two rows, 16,000 env steps, it is 50, 40, 70."""
+    path = tmp_path / "metrics.csv"
+    rows = ["8000,10,10", "16000,10,0", "24000,10,8", "32000,10,6"]
+    path.write_text("\n".join(["env_steps,ended,successes", *rows]))
+    assert settings_page.table({"a run": path}, [16_000]).splitlines()[-1] == "| a run | 50 | 70 | 32,000 | - |"
+    path.write_text("\n".join(["env_steps,ended,successes", *rows[:3]]))
+    assert settings_page.table({"a run": path}, [32_000]).splitlines()[-1] == "| a run |  | 50 | - | - |"
+
+
 @pytest.mark.simulator
 def test_speed_is_measured_on_both_sides() -> None:
     row = step_speed.measure("parking_lot", num_agents=4, blocks=1, steps=3, seed=0)
