@@ -128,7 +128,7 @@ def score_table(folder: Path = RESULTS / "time_to_score") -> str:
                 steps = f"not within {steps} (best {100 * float(row['best_success_rate']):.0f} %)"
             lines.append(f"| `{row['preset']}` | {row['seed']} | {steps} | {row['wall_min']} | {row['cpu_min']} |")
         load = json.loads(path.with_suffix(".json").read_text())["load_average"][0]
-        names = ", ".join(f"`{name}`" for name in dict.fromkeys(row["preset"] for row in rows))
+        names = ", ".join(f"`{row['preset']}` seed {row['seed']}" for row in rows)
         origins.append(f"{names}: load average at the end {load:.1f}; {_origin(path.with_suffix('.json'))}.")
     return "\n".join([*lines, "", shared_runs(), "", *origins])
 
