@@ -70,6 +70,7 @@ TABLES = {
         "`default`, other first weights": TRIED / "every800_seed100.csv",
         "`fast` with critics of 128 units a layer": TRIED / "fast_narrow_critics_seed100.csv",
         "`fast` with one critic of three outputs": TRIED / "fast_one_critic_seed100.csv",
+        "`fast` with the gradient of clipped actions": TRIED / "fast_clipped_action_seed100.csv",
     },
     "fast-long": {
         "CoPO, `fast`, seed 0": TRIED / "fast_seed0.csv",
