@@ -71,6 +71,9 @@ TABLES = {
         "`fast` with critics of 128 units a layer": TRIED / "fast_narrow_critics_seed100.csv",
         "`fast` with one critic of three outputs": TRIED / "fast_one_critic_seed100.csv",
         "`fast` with the gradient of clipped actions": TRIED / "fast_clipped_action_seed100.csv",
+        "`fast` with one pass of the critics, `value_learning_rate` 1e-3": TRIED / "fast_one_pass_seed100.csv",
+        "the same, seed 101": TRIED / "fast_one_pass_seed101.csv",
+        "`fast`, seed 101": TRIED / "fast_seed101.csv",
     },
     "fast-long": {
         "CoPO, `fast`, seed 0": TRIED / "fast_seed0.csv",
