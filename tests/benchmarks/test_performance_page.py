@@ -64,7 +64,7 @@ def test_scores_are_shown_by_preset_and_what_was_not_reached_says_so(tmp_path: P
     text = performance_page.score_table(tmp_path)
     assert "| `fast` | 1 | 61,600 | 9.50 | 14.25 |" in text
     assert "| `default` | 0 | not within 80,000 (best 43 %) | 20.00 | 31.00 |" in text
-    assert "`fast`: load average at the end 1.2; a machine; torch 2; now." in text
+    assert "`fast` seed 1: load average at the end 1.2; a machine; torch 2; now." in text
 
 
 def test_runs_on_shared_machines_give_env_steps_alone(tmp_path: Path) -> None:
