@@ -1,7 +1,7 @@
 # pyright: reportMissingImports=false
 """Train PPO of RLlib on a scene, then count how its vehicles end.
 
-    pip install "ray[rllib]==2.60.0" torch    # in an environment of its own: it wants gymnasium 1.2.2
+    pip install . "ray[rllib]==2.60.0" gymnasium==1.2.2 torch    # in an environment of its own
     python examples/rllib_ppo.py --scene intersection --total-timesteps 4000
 
 RLlib takes agents that come and go, so this is the lives view: every vehicle has its own return. RLlib's wrapper for

@@ -1,6 +1,6 @@
 """Train PPO of TorchRL on a scene, then count how its vehicles end.
 
-    pip install "torchrl>=0.14"
+    pip install . "torchrl>=0.14"
     python examples/torchrl_ppo.py --scene intersection --total-timesteps 4000
 
 TorchRL wants a fixed set of agents, so this is the slots view, and one network drives all slots. That view ends with
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -32,9 +33,12 @@ GROUP = "slot"
 """PettingZooWrapper puts agents of one name, slot_0, slot_1, ..., into one group, whose tensors are (T, N, ...)."""
 
 
-def make_env(scene: str, seed: int) -> PettingZooWrapper:
-    """The slots of a scene; without `done_on_any=False` TorchRL would reset it when one agent ends."""
-    return PettingZooWrapper(copo_envs.slots_env(scene), done_on_any=False, use_mask=True, seed=seed)
+def make_env(scene: str, seed: int, **options: Any) -> PettingZooWrapper:
+    """The slots of a scene, with options as of `copo_envs.slots_env`.
+
+    Without `done_on_any=False` TorchRL would reset it when one agent ends.
+    """
+    return PettingZooWrapper(copo_envs.slots_env(scene, **options), done_on_any=False, use_mask=True, seed=seed)
 
 
 def make_actor(env: PettingZooWrapper) -> ProbabilisticActor:
@@ -74,13 +78,8 @@ def by_lives(data: TensorDictBase) -> torch.Tensor:
     return data[GROUP, "info", "active"] > 0
 
 
-def train(scene: str, total_timesteps: int, seed: int) -> ProbabilisticActor:
-    """The policy after about `total_timesteps` vehicle steps; it stops after whole iterations."""
-    torch.set_num_threads(1)  # networks this small are slower on several threads
-    torch.manual_seed(seed)
-    set_composite_lp_aggregate(False).set()
-    env = make_env(scene, seed)
-    actor, critic = make_actor(env), make_critic(env)
+def make_losses(actor: ProbabilisticActor, critic: ValueOperator) -> tuple[GAE, ClipPPOLoss]:
+    """Advantages and the loss, told under which names the tensors of the slots are."""
     gae = GAE(gamma=0.97, lmbda=0.95, value_network=critic)
     loss_of = ClipPPOLoss(actor, critic, clip_epsilon=0.2, entropy_coeff=0.0, normalize_advantage=True)
     for module in (gae, loss_of):
@@ -89,6 +88,17 @@ def train(scene: str, total_timesteps: int, seed: int) -> ProbabilisticActor:
             value=(GROUP, "state_value"),
         )
     loss_of.set_keys(action=(GROUP, "action"), sample_log_prob=(GROUP, "action_log_prob"))
+    return gae, loss_of
+
+
+def train(scene: str, total_timesteps: int, seed: int) -> ProbabilisticActor:
+    """The policy after about `total_timesteps` vehicle steps; it stops after whole iterations."""
+    torch.set_num_threads(1)  # networks this small are slower on several threads
+    torch.manual_seed(seed)
+    set_composite_lp_aggregate(False).set()
+    env = make_env(scene, seed)
+    actor, critic = make_actor(env), make_critic(env)
+    gae, loss_of = make_losses(actor, critic)
     optimizer = torch.optim.Adam(loss_of.parameters(), lr=1e-3)
 
     slots = copo_envs.SCENES[scene].num_agents
