@@ -3,9 +3,9 @@
     python -m benchmarks.precision
 
 The matrix products of a minibatch, on one thread: what a gradient step spends its time in, a layer's forward product,
-that for its weights' gradient, and that for its inputs' gradient. In float32, in float32 with factors rounded to
-bfloat16 (`--precision bfloat16`), and, for what the processor can do, between bfloat16 tensors, casts left out.
-Then whole trainings with and without rounding, on `particles`, where many seeds cost little.
+that for its weights' gradient, and that for its inputs' gradient, between tensors of float32 and of bfloat16. Then the
+passes of a whole network forward and backward, with all that `--precision bfloat16` has to turn and to round, and whole
+trainings with either, on `particles`, where many seeds cost little.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from copo_algos.command import exit_code
 from copo_algos.config import PPOConfig, check, preset, with_values
 from copo_algos.errors import UserError
 from copo_algos.machine import Precision, bfloat16_instructions
-from copo_algos.mlp import matrix_products
-from copo_algos.networks import HIDDEN
+from copo_algos.mlp import TanhMLP
+from copo_algos.networks import HIDDEN, ValueCritic, gradients_of, layers_of, parameters_of
 from copo_algos.train import LEARNING_THREADS, Trainer
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -36,7 +36,7 @@ INPUTS = 92  # observation and coordination factor of the intersection
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Time the matrix products of a minibatch in float32 and bfloat16, and train with both."""
+    """Time the matrix products and passes of a minibatch in float32 and bfloat16, and train with both."""
 
     rows: int = PPOConfig.minibatch_size
     """Samples of a minibatch."""
@@ -68,6 +68,21 @@ def products(rows: int, dtype: torch.dtype) -> dict[tuple[str, str], Callable[[]
             out = torch.empty(left.shape[0], right.shape[1], dtype=dtype)
             found[name, shapes] = lambda left=left, right=right, out=out: torch.mm(left, right, out=out)
     return found
+
+
+def passes(rows: int, precision: Precision) -> tuple[tuple[str, str], Callable[[], object]]:
+    """(name, shape) of a critic's forward and backward pass, and what computes them."""
+    generator = torch.Generator().manual_seed(0)
+    critic = ValueCritic(INPUTS, 1, generator)
+    mlp = TanhMLP(layers_of(parameters_of(critic)), rows, precision)
+    gradients = layers_of(gradients_of(critic))
+    x, dy = torch.randn(rows, INPUTS, generator=generator), torch.randn(rows, 1, generator=generator)
+
+    def both() -> None:
+        mlp.forward(x)
+        mlp.backward(x, dy, gradients)
+
+    return ("a critic, forward and backward", f"{rows} x {INPUTS} x {HIDDEN} x {HIDDEN} x 1"), both
 
 
 def microseconds(work: Callable[[], object], count: int) -> float:
@@ -113,23 +128,20 @@ def main(config: PrecisionConfig) -> None:
     torch.set_num_threads(LEARNING_THREADS)
     instructions = bfloat16_instructions()
     output = config.output or Path("benchmarks/results/precision") / (instructions or ["none"])[0]
-    single, half = (products(config.rows, dtype) for dtype in (torch.float32, torch.bfloat16))
-    kinds: dict[str, tuple[Precision, dict[tuple[str, str], Callable[[], object]]]] = {
-        "float32": ("float32", single),
-        "rounded": ("bfloat16", single),
-        "bfloat16": ("float32", half),
-    }
+    works = {}
+    for kind, dtype in zip(PRECISIONS, (torch.float32, torch.bfloat16), strict=True):
+        name, both = passes(config.rows, kind)
+        works[kind] = {**products(config.rows, dtype), name: both}
     make_folder(output)
     rows = []
-    for name, shape in single:
-        blocks: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for name, shape in works["float32"]:
+        blocks: dict[str, list[float]] = {kind: [] for kind in PRECISIONS}
         for _ in range(config.blocks + 1):
-            for kind, (precision, found) in kinds.items():
-                with matrix_products(precision):
-                    blocks[kind].append(microseconds(found[name, shape], config.products))
+            for kind in PRECISIONS:
+                blocks[kind].append(microseconds(works[kind][name, shape], config.products))
         medians = {kind: statistics.median(times[1:]) for kind, times in blocks.items()}  # the first warms up
         rows.append({"product": name, "shape": shape, **{f"{kind}_us": f"{us:.1f}" for kind, us in medians.items()}})
-        print(f"{name:6} {shape:16}", *(f"{kind} {us:6.1f} us  " for kind, us in medians.items()), flush=True)
+        print(f"{name:32} {shape:24}", *(f"{kind} {us:6.1f} us  " for kind, us in medians.items()), flush=True)
     write_measurement(output, "precision", rows, instructions=instructions)
     trainings = []
     for seed in range(config.seeds):

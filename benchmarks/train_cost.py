@@ -41,7 +41,7 @@ class CostConfig:
     fast: tuple[str, ...] = ("ippo", "copo")
     """Algorithms to measure with the preset fast as well."""
     float32: tuple[str, ...] = ("ippo", "copo")
-    """Algorithms to measure in float32 as well, where gradient steps are by way of bfloat16."""
+    """Algorithms to measure in float32 as well, where gradient steps are in bfloat16."""
     scene: str = "intersection"
     """Scene to drive in."""
     num_envs: int | None = None

@@ -2,47 +2,19 @@
 
 x (B, D) -> h1 = tanh(x W1 + b1) -> h2 = tanh(h1 W2 + b2) -> y = h2 W3 + b3 (B, K)
 
-For minibatches of some hundred rows an autograd graph, fresh memory for every step and a scalar tanh cost as much as
-the matrix products themselves. Here they are written into buffers that stay. Buffers make a `TanhMLP` good for one
-thread.
+For minibatches of some hundred rows an autograd graph and fresh memory for every step cost as much as the matrix
+products themselves. Here they are written into buffers that stay. Buffers make a `TanhMLP` good for one thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
-
 import torch
 
+from copo_algos import activations
 from copo_algos.machine import Precision
+from copo_algos.networks import Layers
 
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input  # d (1 - h^2) in one pass
-TANH_IS_FAST = torch.backends.cpu.get_cpu_capability() == "AVX512"
-"""Whether torch's tanh is vectorised well here. Where not, 2 sigmoid(2 z) - 1 is; the difference is one rounding."""
-
-
-@contextmanager
-def matrix_products(precision: Precision) -> Iterator[None]:
-    """Within it torch rounds the factors of float32 matrix products to bfloat16, or not; sums and results are float32.
-
-    A setting of the whole process, all its threads.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if precision == "bfloat16" else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-class Layers(NamedTuple):
-    """The three layers of one network, or their gradients, or a direction, as views."""
-
-    weights: tuple[torch.Tensor, ...]
-    """Each (inputs, outputs)."""
-    biases: tuple[torch.Tensor, ...]
-    """Each (outputs,)."""
 
 
 class TanhMLP:
@@ -51,24 +23,29 @@ class TanhMLP:
     Args:
         layers: views of the parameters; an optimiser's step is seen at once.
         rows: most rows of one pass. Results are buffers, overwritten by the next pass.
+        precision: what the hidden layers multiply in `forward` and `backward`: with bfloat16 the factors and the
+            product of x W1, h1 W2 and their derivatives are rounded to it. Sums, tanh, the output layer and all that
+            comes in and goes out stay in float32.
     """
 
-    def __init__(self, layers: Layers, rows: int):
+    def __init__(self, layers: Layers, rows: int, precision: Precision = "float32"):
         self.rows = rows
         self._w, self._b = layers
+        first = self._w[0]
         sizes = [weight.shape[1] for weight in self._w]
-        self._h1, self._h2, self._y = (self._w[0].new_empty(rows, size) for size in sizes)
-        self._d1, self._d2 = (self._w[0].new_empty(rows, size) for size in sizes[:2])
+        self._h1, self._h2, self._y = (first.new_empty(rows, size) for size in sizes)
+        self._d1, self._d2 = (first.new_empty(rows, size) for size in sizes[:2])
+        self._halves = _Halves(self._w, rows) if precision == "bfloat16" else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, D) -> y (B, K)."""
         n = len(x)
         h1, h2, y = self._h1[:n], self._h2[:n], self._y[:n]
-        for inputs, h, weight, bias in ((x, h1, self._w[0], self._b[0]), (h1, h2, self._w[1], self._b[1])):
-            if TANH_IS_FAST:
-                torch.addmm(bias, inputs, weight, out=h).tanh_()
-            else:
-                torch.addmm(bias, inputs, weight, beta=2, alpha=2, out=h).sigmoid_().mul_(2).sub_(1)
+        if self._halves is not None:
+            self._halves.forward(x, self._w, self._b, h1, h2)
+        else:
+            _tanh(torch.mm(x, self._w[0], out=h1), self._b[0])
+            _tanh(torch.mm(h1, self._w[1], out=h2), self._b[1])
         return torch.addmm(self._b[2], h2, self._w[2], out=y)
 
     def backward(self, x: torch.Tensor, dy: torch.Tensor, gradients: Layers) -> None:
@@ -79,12 +56,16 @@ class TanhMLP:
         """
         n = len(x)
         h1, h2, d1, d2 = self._h1[:n], self._h2[:n], self._d1[:n], self._d2[:n]
-        for d, inputs, layer, before in ((dy, h2, 2, d2), (d2, h1, 1, d1), (d1, x, 0, None)):
-            torch.mm(inputs.t(), d, out=gradients.weights[layer])
-            torch.sum(d, 0, out=gradients.biases[layer])
-            if before is not None:
-                torch.mm(d, self._w[layer].t(), out=before)
-                _tanh_backward(before, inputs, grad_input=before)
+        weights, biases = gradients
+        torch.mm(h2.t(), dy, out=weights[2])
+        torch.sum(dy, 0, out=biases[2])
+        _through_tanh(torch.mm(dy, self._w[2].t(), out=d2), h2, biases[1])
+        if self._halves is not None:
+            self._halves.backward(d2, h1, gradients)
+            return
+        torch.mm(h1.t(), d2, out=weights[1])
+        _through_tanh(torch.mm(d2, self._w[1].t(), out=d1), h1, biases[0])
+        torch.mm(x.t(), d1, out=weights[0])
 
     def directional(self, x: torch.Tensor, direction: Layers) -> torch.Tensor:
         """dy (B, K) when the parameters move along `direction`: the forward-mode product of `forward(x)`.
@@ -97,3 +78,71 @@ class TanhMLP:
         _tanh_backward(torch.addmm(c[0], x, v[0], out=d1), h1, grad_input=d1)
         _tanh_backward(torch.addmm(c[1], h1, v[1], out=d2).addmm_(d1, self._w[1]), h2, grad_input=d2)
         return torch.addmm(c[2], h2, v[2]).addmm_(d2, self._w[2])
+
+
+class _Halves:
+    """What the hidden layers multiply, rounded to bfloat16: x, both weights, z = h W and d; products too."""
+
+    def __init__(self, weights: tuple[torch.Tensor, ...], rows: int):
+        inputs, first, second = weights[0].shape[0], weights[0].shape[1], weights[1].shape[1]
+
+        def half(*shape: int) -> torch.Tensor:
+            return torch.empty(shape, dtype=torch.bfloat16, device=weights[0].device)
+
+        self._w = half(first, inputs).t(), half(second, first).t()  # laid out as the parameters and gradients are
+        self._gradients = half(first, inputs).t(), half(second, first).t()
+        self._x, self._z1, self._z2 = half(rows, inputs), half(rows, first), half(rows, second)
+        self._d1, self._d2 = half(rows, first), half(rows, second)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        weights: tuple[torch.Tensor, ...],
+        biases: tuple[torch.Tensor, ...],
+        h1: torch.Tensor,
+        h2: torch.Tensor,
+    ) -> None:
+        """Write both hidden layers to h1 and h2 (B, H), float32; z1 holds h1 rounded."""
+        n = len(x)
+        for half, weight in zip(self._w, weights, strict=False):  # the output layer's is not rounded
+            half.copy_(weight)
+        z1, z2 = self._z1[:n], self._z2[:n]
+        torch.mm(self._x[:n].copy_(x), self._w[0], out=z1)
+        activations.tanh_bfloat16(_bits(z1), biases[0].numpy(), h1.numpy())
+        torch.mm(z1, self._w[1], out=z2)
+        activations.tanh_bfloat16(_bits(z2), biases[1].numpy(), h2.numpy())
+
+    def backward(self, d2: torch.Tensor, h1: torch.Tensor, gradients: Layers) -> None:
+        """From d2 (B, H) on, to the gradients of W1, W2 and b1."""
+        n = len(d2)
+        half2 = self._d2[:n].copy_(d2)
+        torch.mm(self._z1[:n].t(), half2, out=self._gradients[1])
+        half1 = torch.mm(half2, self._w[1].t(), out=self._d1[:n])
+        activations.through_tanh_bfloat16(_bits(half1), h1.numpy(), gradients.biases[0].numpy())
+        torch.mm(self._x[:n].t(), half1, out=self._gradients[0])
+        for half, gradient in zip(self._gradients, gradients.weights, strict=False):
+            gradient.copy_(half)
+
+
+def _bits(half: torch.Tensor):
+    return half.view(torch.uint16).numpy()
+
+
+def _compiled(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
+def _tanh(z: torch.Tensor, bias: torch.Tensor) -> None:
+    """z (B, H) <- tanh(z + bias)."""
+    if _compiled(z):
+        activations.tanh(z.numpy(), bias.numpy())
+    else:
+        z.add_(bias).tanh_()
+
+
+def _through_tanh(d: torch.Tensor, h: torch.Tensor, by_bias: torch.Tensor) -> None:
+    """d (B, H) <- d (1 - h^2); by_bias (H,) <- its sum over the rows."""
+    if _compiled(d):
+        activations.through_tanh(d.numpy(), h.numpy(), by_bias.numpy())
+    else:
+        torch.sum(_tanh_backward(d, h, grad_input=d), 0, out=by_bias)

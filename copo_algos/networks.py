@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from copo_algos.config import LOG_STD_RANGE
-from copo_algos.mlp import Layers
 
 HIDDEN = 256
+
+
+class Layers(NamedTuple):
+    """The three layers of one network, or their gradients, or a direction, as views."""
+
+    weights: tuple[torch.Tensor, ...]
+    """Each (inputs, outputs)."""
+    biases: tuple[torch.Tensor, ...]
+    """Each (outputs,)."""
 
 
 def normc_(weight: torch.Tensor, scale: float, generator: torch.Generator) -> None:

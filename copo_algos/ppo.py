@@ -26,7 +26,7 @@ from copo_algos.losses import (
     surrogate_gradient,
     value_gradient,
 )
-from copo_algos.machine import cores
+from copo_algos.machine import Precision, cores
 from copo_algos.mlp import TanhMLP
 from copo_algos.networks import (
     GaussianActor,
@@ -139,6 +139,7 @@ def ppo_update(
     config: PPOConfig,
     kl_coef: float,
     rng: np.random.Generator,
+    precision: Precision = "float32",
 ) -> UpdateStats:
     """`update_epochs` passes over the samples in minibatches.
 
@@ -148,20 +149,23 @@ def ppo_update(
 
     Args:
         critic_optimizers: one per head.
+        precision: of the hidden layers' matrix products, see `TanhMLP`.
     """
     size = min(config.minibatch_size, len(samples))
-    policy = _PolicySteps(actor, actor_optimizer, size, config, kl_coef)
+    policy = _PolicySteps(actor, actor_optimizer, size, config, kl_coef, precision)
     values = [
-        _ValueSteps(number, head, optimizer, size, config)
+        _ValueSteps(number, head, optimizer, size, config, precision)
         for number, (head, optimizer) in enumerate(zip(critic.heads, critic_optimizers, strict=True))
     ]
     policy_stats, value_loss = (math.nan,) * 4, math.nan
     with ThreadPoolExecutor(max_workers=min(1 + len(values), cores())) as pool:
-        for _ in range(config.update_epochs):
+        for epoch in range(config.update_epochs):
             order = torch.from_numpy(rng.permutation(len(samples))).to(samples.obs.device)
             batches = samples.rows(order).batches(size)  # gathered once, so that minibatches are views
-            acting = pool.submit(policy.epoch, batches)  # first, since it takes longest
-            value_loss = sum(pool.map(lambda head, batches=batches: head.epoch(batches), values))
+            last = epoch == config.update_epochs - 1
+            acting = pool.submit(policy.epoch, batches, last)  # first, since it takes longest
+            losses = pool.map(lambda head, batches=batches, last=last: head.epoch(batches, last), values)
+            value_loss = sum(losses)
             policy_stats = acting.result()
     policy_loss, kl, entropy, clipped = policy_stats
     return UpdateStats(policy_loss, value_loss, kl, entropy, clipped)
@@ -170,18 +174,34 @@ def ppo_update(
 class _PolicySteps:
     """Gradient steps of the policy, minibatch by minibatch."""
 
-    def __init__(self, actor: GaussianActor, optimizer: Optimizer, size: int, config: PPOConfig, kl_coef: float):
-        self._mlp = TanhMLP(layers_of(parameters_of(actor)), size)
+    def __init__(
+        self,
+        actor: GaussianActor,
+        optimizer: Optimizer,
+        size: int,
+        config: PPOConfig,
+        kl_coef: float,
+        precision: Precision,
+    ):
+        self._mlp = TanhMLP(layers_of(parameters_of(actor)), size, precision)
         self._gradients = layers_of(gradients_of(actor))
         self._optimizer, self._config, self._kl_coef = optimizer, config, kl_coef
 
-    def epoch(self, batches: list[Samples]) -> tuple[float, float, float, float]:
-        """Means over the minibatches of policy loss, KL, entropy and share of clipped ratios."""
-        policy_loss, kl, entropy, clipped = torch.stack([self._step(batch) for batch in batches]).mean(0).tolist()
+    @torch.no_grad()
+    def epoch(self, batches: list[Samples], measured: bool) -> tuple[float, float, float, float]:
+        """Means over the minibatches of policy loss, KL, entropy and share of clipped ratios, if `measured`."""
+        found = []
+        for batch in batches:
+            mean, log_std, ratio = self._step(batch)
+            if measured:
+                found.append(self._stats(batch, mean, log_std, ratio))
+        if not measured:
+            return math.nan, math.nan, math.nan, math.nan
+        policy_loss, kl, entropy, clipped = torch.stack(found).mean(0).tolist()
         return policy_loss, kl, entropy, clipped
 
-    @torch.no_grad()
-    def _step(self, batch: Samples) -> torch.Tensor:
+    def _step(self, batch: Samples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean, log std (B, 2) and ratio (B,) before the step, until the next one."""
         config = self._config
         head = self._mlp.forward(batch.obs)
         mean, log_std = split_head(head)
@@ -194,34 +214,40 @@ class _PolicySteps:
         by_log_std += self._kl_coef * kl_by_log_std - config.entropy_coef / len(batch)
         self._mlp.backward(batch.obs, head_gradient(head, by_mean, by_log_std), self._gradients)
         self._optimizer.step()
-        surrogate = clipped_surrogate(ratio, batch.policy_advantage, config.clip_coef)
+        return mean, log_std, ratio
+
+    def _stats(self, batch: Samples, mean: torch.Tensor, log_std: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+        surrogate = clipped_surrogate(ratio, batch.policy_advantage, self._config.clip_coef)
         kl = gaussian_kl(batch.mean, batch.log_std, mean, log_std)
-        clipped = ((ratio - 1).abs() > config.clip_coef).to(ratio.dtype).mean()
+        clipped = ((ratio - 1).abs() > self._config.clip_coef).to(ratio.dtype).mean()
         return torch.stack([-surrogate, kl, gaussian_entropy(log_std), clipped])
 
 
 class _ValueSteps:
     """Gradient steps of the critic of one head, minibatch by minibatch."""
 
-    def __init__(self, number: int, head: nn.Module, optimizer: Optimizer, size: int, config: PPOConfig):
+    def __init__(
+        self, number: int, head: nn.Module, optimizer: Optimizer, size: int, config: PPOConfig, precision: Precision
+    ):
         self._number = number
-        self._mlp = TanhMLP(layers_of(parameters_of(head)), size)
+        self._mlp = TanhMLP(layers_of(parameters_of(head)), size, precision)
         self._gradients = layers_of(gradients_of(head))
         self._optimizer, self._config = optimizer, config
 
-    def epoch(self, batches: list[Samples]) -> float:
-        """Mean over the minibatches of the value loss."""
-        return float(torch.stack([self._step(batch) for batch in batches]).mean())
-
     @torch.no_grad()
-    def _step(self, batch: Samples) -> torch.Tensor:
-        clip = self._config.value_clip
-        old, returns = batch.value[:, self._number], batch.returns[:, self._number]
-        value = self._mlp.forward(batch.critic_obs)
-        by_value = value_gradient(value[:, 0], old, returns, clip)
-        self._mlp.backward(batch.critic_obs, self._config.value_coef * by_value[:, None], self._gradients)
-        self._optimizer.step()
-        return clipped_value_loss(value[:, 0], old, returns, clip)
+    def epoch(self, batches: list[Samples], measured: bool) -> float:
+        """Mean over the minibatches of the value loss, if `measured`."""
+        clip, found = self._config.value_clip, []
+        for batch in batches:
+            old = batch.value[:, self._number]
+            returns = batch.advantage[:, self._number] + old  # `Samples.returns` of this head alone
+            value = self._mlp.forward(batch.critic_obs)
+            by_value = value_gradient(value[:, 0], old, returns, clip)
+            self._mlp.backward(batch.critic_obs, self._config.value_coef * by_value[:, None], self._gradients)
+            self._optimizer.step()
+            if measured:
+                found.append(clipped_value_loss(value[:, 0], old, returns, clip))
+        return float(torch.stack(found).mean()) if measured else math.nan
 
 
 def adapt_kl_coef(kl_coef: float, kl: float, target: float) -> float:

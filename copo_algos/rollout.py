@@ -10,7 +10,8 @@ import torch
 from copo_algos.clock import Clock
 from copo_algos.config import CriticConfig
 from copo_algos.critic_inputs import CriticInput
-from copo_algos.networks import GaussianActor, gaussian_log_prob
+from copo_algos.mlp import TanhMLP
+from copo_algos.networks import GaussianActor, gaussian_log_prob, layers_of, parameters_of, split_head
 from copo_algos.normalizer import Normalizer
 from copo_algos.rewards import NeighbourRule, shared_rewards
 from copo_algos.types import Lives, Rollout
@@ -106,12 +107,14 @@ class Collector:
         truncated_obs: list[np.ndarray] = []
         lives: list[tuple[np.ndarray, ...]] = []
         episode_rates: list[float] = []
+        mlp = TanhMLP(layers_of(parameters_of(actor)), scenes.num_envs * scenes.num_slots)
 
         for t in range(num_steps):
             obs[t] = self._policy_obs(scenes.batch.obs)
             lcf[t] = self._lcf
             position[t] = scenes.batch.position
-            action[t], log_prob[t], mean[t], log_std[t] = self._act(actor, obs[t])
+            there = scenes.batch.active
+            action[t][there], log_prob[t][there], mean[t][there], log_std[t][there] = self._act(mlp, obs[t], there)
             clock.lap("infer")
             batch = scenes.step(np.clip(action[t], -1.0, 1.0))
             clock.lap("simulate")
@@ -163,12 +166,16 @@ class Collector:
         nothing = np.zeros((*there.shape, 2), np.float32)
         return self._critic_input(obs, nothing, batch.acted_position, there)[batch.truncated]
 
-    def _act(self, actor: GaussianActor, obs: np.ndarray) -> tuple[np.ndarray, ...]:
-        with torch.no_grad():
-            mean, log_std = actor(torch.from_numpy(obs))
-            noise = torch.randn(mean.shape, generator=self._generator)
-            action = mean + torch.exp(log_std) * noise
-            log_prob = gaussian_log_prob(mean, log_std, action)
+    @torch.no_grad()
+    def _act(self, mlp: TanhMLP, obs: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, ...]:
+        """obs (E, N, D) -> action (n, 2), its log probability (n,), mean and log std (n, 2) of the n `there` (E, N).
+
+        Every slot has a draw, so that nobody's depends on who else is on the road.
+        """
+        mean, log_std = split_head(mlp.forward(torch.from_numpy(obs[there])))
+        noise = torch.randn(*there.shape, 2, generator=self._generator)[torch.from_numpy(there)]
+        action = mean + torch.exp(log_std) * noise
+        log_prob = gaussian_log_prob(mean, log_std, action)
         return action.numpy(), log_prob.numpy(), mean.numpy(), log_std.numpy()
 
     def _count_lives(self, batch: StepBatch, lives: list[tuple[np.ndarray, ...]], episode_rates: list[float]) -> None:

@@ -25,7 +25,6 @@ from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import EVALUATIONS, METRICS, MetricsLog, Record, plot_learning_curve, read_table
 from copo_algos.machine import Precision
-from copo_algos.mlp import matrix_products
 from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.normalizer import Normalizer
 from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
@@ -137,17 +136,17 @@ class Trainer:
         rollout = self._collect(after_step)
         samples = make_samples(rollout, self.critic, self.algorithm, self.config.ppo, self.device)
         self.samples, self.old_actor = samples, copy.deepcopy(self.actor)
-        with matrix_products(self.precision):
-            update = ppo_update(
-                self.actor,
-                self.critic,
-                self.actor_optimizer,
-                self.critic_optimizers,
-                samples,
-                self.config.ppo,
-                self.kl_coef,
-                self.rng,
-            )
+        update = ppo_update(
+            self.actor,
+            self.critic,
+            self.actor_optimizer,
+            self.critic_optimizers,
+            samples,
+            self.config.ppo,
+            self.kl_coef,
+            self.rng,
+            self.precision,
+        )
         self.kl_coef = adapt_kl_coef(self.kl_coef, update.kl, self.config.ppo.kl_target)
         clock.lap("learn")
         meta = None

@@ -317,7 +317,7 @@ def test_every_sample_is_seen_once_in_a_pass(monkeypatch: pytest.MonkeyPatch):
     seen: list[float] = []
     policy_step = ppo._PolicySteps._step
 
-    def watch(steps: Any, batch: Samples) -> torch.Tensor:
+    def watch(steps: Any, batch: Samples) -> tuple[torch.Tensor, ...]:
         seen.extend(batch.obs[:, 0].tolist())
         assert torch.equal(batch.log_prob, samples.log_prob[batch.obs[:, 0].long()])  # rows stay together
         return policy_step(steps, batch)

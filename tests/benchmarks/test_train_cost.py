@@ -49,7 +49,7 @@ def test_the_table(tmp_path: Path):
 
 
 def test_where_bfloat16_is_used_float32_is_measured_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(config, "bfloat16_instructions", lambda: ["amx_bf16"])
+    monkeypatch.setattr(config, "bfloat16_is_fast", lambda: True)
     main(CostConfig(("ippo",), (), (), ("ippo",), "particles", env_steps=1, output=tmp_path))
     with (tmp_path / "train_cost.csv").open(newline="") as file:
         found = [(row["algorithm"], row["precision"]) for row in csv.DictReader(file) if row["phase"] == "learn"]
