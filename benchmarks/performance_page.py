@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.markdown import replace_block
-from benchmarks.precision import INPUTS
+from benchmarks.precision import INPUTS, PRODUCTS
 from copo_algos.algorithms import get_algorithm
 from copo_algos.config import PPOConfig
 from copo_algos.logs import RECENT_LIVES
@@ -103,12 +103,13 @@ def cost_table(folder: Path) -> str:
             f"{float(phases['all']['vehicles_mean']):.0f} | {' | '.join(cpu)} | {meta:.2f} | **{all_cpu:.1f}** | "
             f"{wall:.1f} | {1000 / wall:.0f} |"
         )
-    load = json.loads((folder / "train_cost.json").read_text())["load_average"][0]
+    about = json.loads((folder / "train_cost.json").read_text())
+    load, note = about["load_average"][0], about.get("note")
     lines.append("")
     lines.append(
         f"Per 1,000 env steps of {next(iter(runs.values()))['all']['scene']} with so many vehicles on the road on "
         "average, by a policy at its beginning; CPU seconds are those of all processes and threads. Load average at "
-        f"the end {load:.1f}. {_origin(folder / 'train_cost.json')}."
+        f"the end {load:.1f}.{f' {note}.' if note else ''} {_origin(folder / 'train_cost.json')}."
     )
     return "\n".join(lines)
 
@@ -149,27 +150,24 @@ def shared_runs(runs: Sequence[Path] = SHARED_RUNS, score: float = 0.7) -> str:
 def precision_table(folder: Path = RESULTS / "precision") -> str:
     """Markdown of the precision.csv of every processor measured."""
     lines = [
-        "| instructions | product | shape | float32, µs | factors rounded, µs | between bfloat16, µs | "
-        "rounding is faster by |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| instructions | what | shape | float32, µs | bfloat16, µs | faster by |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
     ]
     origins = []
     for path in sorted(folder.glob("*/precision.csv")):
-        instructions = ", ".join(json.loads(path.with_suffix(".json").read_text())["instructions"]) or "none"
-        origins.append(f"{instructions}: {_origin(path.with_suffix('.json'))}.")
+        about = json.loads(path.with_suffix(".json").read_text())
+        name = f"{about['hardware'].partition('(')[0].split()[0]}: {', '.join(about['instructions']) or 'none'}"
+        origins.append(f"{name}: {_origin(path.with_suffix('.json'))}.")
         for row in _rows(path):
             single, half = float(row["float32_us"]), float(row["bfloat16_us"])
-            rounded = f"{float(row['rounded_us']):.0f}" if "rounded_us" in row else "not measured"
-            ratio = f"**{single / float(row['rounded_us']):.2f}**" if "rounded_us" in row else ""
             lines.append(
-                f"| {instructions} | {row['product']} | {row['shape']} | {single:.0f} | {rounded} | {half:.0f} | "
-                f"{ratio} |"
+                f"| {name} | {row['product']} | {row['shape']} | {single:.0f} | {half:.0f} | **{single / half:.2f}** |"
             )
     return "\n".join([*lines, "", *origins])
 
 
-def learning_sentence(folder: Path = RESULTS / "precision" / "amx_bf16") -> str:
-    """What the trainings with and without rounding came to."""
+def learning_sentence(folder: Path = RESULTS / "precision" / "epyc") -> str:
+    """What the trainings in either came to."""
     rows = _rows(folder / "learning.csv")
     words = []
     for half in ("first", "second"):
@@ -191,7 +189,7 @@ def learning_sentence(folder: Path = RESULTS / "precision" / "amx_bf16") -> str:
 
 
 def products_share(
-    cost: Path = RESULTS / "train_cost" / "xeon_amx", precision: Path = RESULTS / "precision" / "amx_bf16"
+    cost: Path = RESULTS / "train_cost" / "epyc", precision: Path = RESULTS / "precision" / "epyc"
 ) -> str:
     """A sentence: how much of CoPO's learning its matrix products take, were they all that there is."""
     learn = {
@@ -203,17 +201,17 @@ def products_share(
     first = f"{PPOConfig.minibatch_size} x {INPUTS} x {HIDDEN}"
     networks = 1 + get_algorithm("copo").value_heads
     words = []
-    for name, kind in (("float32", "float32"), ("bfloat16", "rounded")):
+    for name in ("float32", "bfloat16"):
         minibatches = vehicles[name] * 1000 * PPOConfig.update_epochs / PPOConfig.minibatch_size
-        times = {(row["product"], row["shape"]): float(row[f"{kind}_us"]) for row in _rows(precision / "precision.csv")}
+        times = {(row["product"], row["shape"]): float(row[f"{name}_us"]) for row in _rows(precision / "precision.csv")}
         # The gradient by the observation is not needed, and the output layers are small.
-        step = sum(time for key, time in times.items() if key != ("d W^T", first))
+        step = sum(time for key, time in times.items() if key[0] in PRODUCTS and key != ("d W^T", first))
         words.append(
             f"{minibatches * networks * step / 1e6:.2f} of {float(learn[name]['cpu_s_per_1000_env_steps']):.2f} CPU "
             f"seconds in {name}"
         )
     return (
-        f"Of CoPO's learning on the Xeon the matrix products of its {networks} networks, at the speed below, take "
+        f"Of CoPO's learning on the EPYC the matrix products of its {networks} networks, at the speed below, take "
         f"{' and '.join(words)}. The rest is what lies between the products: activations, losses, Adam, gathering "
         "samples, values and advantages."
     )

@@ -31,6 +31,7 @@ from copo_algos.networks import HIDDEN, ValueCritic, gradients_of, layers_of, pa
 from copo_algos.train import LEARNING_THREADS, Trainer
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PRODUCTS = ("x W", "x^T d", "d W^T")
 INPUTS = 92  # observation and coordination factor of the intersection
 
 
@@ -64,7 +65,7 @@ def products(rows: int, dtype: torch.dtype) -> dict[tuple[str, str], Callable[[]
     for inputs in (INPUTS, HIDDEN):
         x, w, d = normal(rows, inputs), normal(inputs, HIDDEN), normal(rows, HIDDEN)
         shapes = f"{rows} x {inputs} x {HIDDEN}"
-        for name, left, right in (("x W", x, w), ("x^T d", x.t(), d), ("d W^T", d, w.t())):
+        for name, left, right in zip(PRODUCTS, (x, x.t(), d), (w, d, w.t()), strict=True):
             out = torch.empty(left.shape[0], right.shape[1], dtype=dtype)
             found[name, shapes] = lambda left=left, right=right, out=out: torch.mm(left, right, out=out)
     return found

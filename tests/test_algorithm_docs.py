@@ -13,6 +13,8 @@ from copo_algos.cli import main
 from copo_algos.config import TrainConfig, check, with_values
 from copo_algos.train import Trainer
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "algorithms"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 

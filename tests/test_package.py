@@ -104,6 +104,7 @@ def test_importing_the_environments_is_light() -> None:
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_wheel_has_types_and_policies_and_nothing_from_the_checkout(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in ("copo_envs", "copo_algos", "benchmarks", "tests"):
@@ -134,6 +135,7 @@ def test_the_readme_code_runs(block: int) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_code_about_particles_in_the_docs_runs() -> None:
     blocks = [block for block in python_blocks("docs/environments.md") if "articles" in block]
     assert len(blocks) == 3
@@ -217,6 +219,7 @@ def test_an_unknown_command_is_one_sentence_and_exit_code_2(capsys: pytest.Captu
     assert capsys.readouterr().err.startswith("unknown command 'drive'; choose train, evaluate or watch\n")
 
 
+@pytest.mark.slow
 def test_without_the_train_extra_one_sentence_says_what_to_install(tmp_path: Path) -> None:
     code = "import sys; sys.modules['tyro'] = None; from copo_algos.cli import main; sys.exit(main(['train', 'copo']))"
     result = python(code, cwd=tmp_path)

@@ -26,6 +26,8 @@ from copo_algos.policy import checkpoints, last_checkpoint, load_policy
 from copo_algos.progress import TrainingProgress
 from copo_algos.train import train
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "scene": "particles",
     "num_envs": 0,

@@ -18,6 +18,8 @@ import pytest
 from copo_algos.cli import main
 from copo_algos.policy import checkpoints
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (  # of the trainings that are interrupted
     "train copo --scene particles --num-envs 2 --num-agents 4 --horizon 20 --steps-per-iteration 64 "

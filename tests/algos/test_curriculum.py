@@ -17,6 +17,8 @@ from copo_algos.train import Trainer, train
 from copo_envs.process import SceneVector
 from copo_envs.scenes import SceneError, scene_options
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_quarter_of_the_training_each():
     found = [vehicles_at(steps, 2_000_000, 30) for steps in (0, 499_999, 500_000, 1_000_000, 1_500_000, 2_000_000)]

@@ -262,6 +262,7 @@ def test_an_interrupted_evaluation_leaves_the_last_one_alone(tmp_path: Path, mon
     assert {path.name: path.read_text() for path in (run / "evaluation").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_rule_arrives_and_random_actions_do_not(tmp_path: Path):
     rates = {}
     for driver in BASELINES:

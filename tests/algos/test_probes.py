@@ -26,6 +26,8 @@ from copo_algos.types import Rollout, Samples
 from copo_envs.outcomes import Outcome
 from copo_envs.step_batch import StepBatch
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 Rewards = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """obs (E, N, D), actions (E, N, 2) -> rewards (E, N)."""

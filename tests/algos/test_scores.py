@@ -105,6 +105,7 @@ endings = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(endings)
 def test_identities(pairs: list[tuple[int, str]]):
     lives = pd.DataFrame([life(episode, n, outcome, 10, 10, 0.0) for n, (episode, outcome) in enumerate(pairs)])

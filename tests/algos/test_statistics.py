@@ -100,6 +100,7 @@ def test_refusals_say_what_is_wrong(strata: list[np.ndarray], options: dict[str,
         bootstrap_interval(strata, np.mean, np.random.default_rng(0), **options)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("episodes", "low", "high"), [(5, 0.78, 0.87), (20, 0.90, 0.96)])
 def test_a_percentile_interval_of_few_episodes_is_too_narrow(episodes: int, low: float, high: float):
     """How often a 95 % interval of a success rate holds the true one, 65 %: what docs/benchmark.md says of it.

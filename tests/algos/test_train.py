@@ -29,6 +29,8 @@ from copo_envs.process import SceneVector, WorkerError, WorkerRestartWarning
 from copo_envs.scenes import SceneError
 from tests.algos.tiny import TINY, tiny
 
+pytestmark = pytest.mark.slow
+
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:

@@ -17,6 +17,8 @@ from copo_algos.errors import UserError
 from copo_algos.train import train
 from copo_algos.wandb_log import WandbLog
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "scene": "particles",
     "num_envs": 0,

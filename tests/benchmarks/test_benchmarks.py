@@ -39,6 +39,8 @@ from copo_algos.evaluate import EvaluateConfig
 from copo_algos.policy import Policy, PolicyInfo, last_checkpoint, make_actor, save_policy
 from copo_algos.train import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = markers("results")
 VERSIONS = {"python": "3.11.7", "copo": "0.1.0"}

@@ -18,6 +18,8 @@ from copo_algos.config import TrainConfig, with_values
 from copo_algos.errors import UserError
 from copo_algos.train import Trainer, train
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {"num_envs": 0, "num_agents": 6, "horizon": 20, "steps_per_iteration": 48, "minibatch_size": 64}
 
 

@@ -12,6 +12,8 @@ import torch
 from benchmarks.precision import PrecisionConfig, main, products
 from copo_algos.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_products_have_the_shapes_of_a_layers_passes(dtype: torch.dtype):

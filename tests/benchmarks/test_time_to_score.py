@@ -11,6 +11,8 @@ from benchmarks import time_to_score
 from benchmarks.time_to_score import ScoreConfig, holds, main
 from copo_algos.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_score_counts_from_300_lives_on():
     assert not holds({"lives": 299, "success_rate": 1.0}, 0.7)

@@ -14,6 +14,8 @@ from benchmarks.train_cost import CostConfig, main, worker_cpu_seconds
 from copo_algos import config
 from copo_algos.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_childs_cpu_time_is_counted():
     code = "import time\nwhile time.process_time() < 0.3: pass\nprint('busy no more', flush=True); input()"

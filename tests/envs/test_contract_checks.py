@@ -14,6 +14,8 @@ from copo_envs.scenes import scene_options
 from copo_envs.step_batch import StepBatch
 from copo_envs.testing import check_deterministic, check_scene, check_simulator
 
+pytestmark = pytest.mark.slow
+
 
 class Spoilt(LivesEnv):
     """The particles, with one thing wrong in every step's results."""

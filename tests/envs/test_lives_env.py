@@ -122,6 +122,7 @@ def test_contract_on_metadrive(scene: str, closing: Callable[[LivesEnv], LivesEn
     assert endings[Outcome.OUT_OF_ROAD] + endings[Outcome.CRASH] > 5 and endings[Outcome.MAX_STEP] > 0
 
 
+@pytest.mark.slow
 def test_repeatable() -> None:
     make = lambda **options: parallel_env("particles", horizon=120, **options)  # noqa: E731
     assert check_deterministic(make, 300, others=[lambda: make(in_process=False)], min_endings=100) >= 100

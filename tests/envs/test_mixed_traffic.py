@@ -20,6 +20,7 @@ def drive(rng: np.random.Generator, slots: int) -> np.ndarray:
     return np.stack([rng.normal(0, 0.2, slots), rng.uniform(0.2, 1, slots)], axis=1).clip(-1, 1)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     num_agents=st.integers(1, 6),
@@ -95,6 +96,7 @@ def test_an_episode_without_lives_left_ends_with_its_last_agent(seed: int):
     assert 7 not in simulator.simulator.batch.life and len(simulator.traffic()) > 0
 
 
+@pytest.mark.slow
 def test_views_and_workers_agree():
     def make(**more: Any) -> Any:
         return parallel_env("particles", num_agents=3, rule_based=5, horizon=50, **more)

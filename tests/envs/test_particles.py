@@ -204,6 +204,7 @@ def test_driving_to_the_goal_succeeds_and_random_does_not() -> None:
     assert clueless[Outcome.SUCCESS] / clueless.total() < 0.2
 
 
+@pytest.mark.slow
 @given(
     num_agents=st.integers(1, 32),
     horizon=st.integers(1, 120),

@@ -35,6 +35,8 @@ from copo_envs.scenes import SceneError, SceneOptions, scene_options
 from copo_envs.step_batch import Simulator, StepBatch
 from copo_envs.testing import check_simulator
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = scene_options("particles", num_agents=5, horizon=30)
 

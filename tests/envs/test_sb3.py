@@ -21,6 +21,8 @@ from copo_envs.sb3 import MaskedRolloutBuffer, SceneVecEnv  # noqa: E402
 from copo_envs.scenes import SceneError  # noqa: E402
 from copo_envs.vector import SceneVectorEnv  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 Closing = Callable[[SceneVecEnv], SceneVecEnv]
 
 

@@ -14,6 +14,8 @@ from copo_envs.outcomes import Outcome
 pytest.importorskip("supersuit")
 pytest.importorskip("stable_baselines3")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["sb3_ppo", "sb3_supersuit"])
 def example(request: pytest.FixtureRequest) -> ModuleType:

@@ -15,6 +15,7 @@ from copo_envs.outcomes import Outcome
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchrl")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:PettingZoo in TorchRL is tested:UserWarning"),
     pytest.mark.filterwarnings("ignore:The env passed to Collector:FutureWarning"),
 ]

@@ -182,6 +182,7 @@ def assert_the_same(told: dict[str, Story]) -> Story:
     return first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drain", [True, False])
 def test_particles(drain: bool) -> None:
     first = assert_the_same(stories("particles", 1000, seed=5, scenes=2, horizon=120, drain=drain))

@@ -247,6 +247,7 @@ def drive_and_check(env: Env, distance: float, shown: dict[str, Any], steps: int
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("shown", SHOWN, ids=["all of two", "observations of two", "mean field"])
 def test_plain_loops(view: Callable[..., Env], shown: dict[str, Any]) -> None:
@@ -437,6 +438,7 @@ def wrappings() -> dict[str, Callable[[Env], Env]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unknown reset option", "ignore:No agents present but not all")
 @pytest.mark.parametrize("wrapping", wrappings())
 def test_pettingzoo(wrapping: str) -> None:
