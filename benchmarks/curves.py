@@ -1,7 +1,8 @@
-"""Learning curves of a scene as a picture."""
+"""Learning curves as pictures, of one scene and of all."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,35 @@ OTHER_COLOURS = ("#d17a22", "#3a6ea5", "#b23a48", "#7a7a7a")
 
 def plot_curves(scene: str, group: dict[str, list[Result]], picture: Path) -> None:
     """Training success over env steps: an interquartile mean with its band per algorithm, a thin line per seed."""
+    _plot({scene: group}, 1, (8, 4.5), picture)
+
+
+def plot_scenes(groups: dict[str, dict[str, list[Result]]], picture: Path) -> None:
+    """The curves of every scene in a picture, two scenes side by side."""
+    _plot(groups, 2, (13, 3.6 * math.ceil(len(groups) / 2)), picture)
+
+
+def _plot(groups: dict[str, dict[str, list[Result]]], columns: int, size: tuple[float, float], picture: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
+    rows = math.ceil(len(groups) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=size, constrained_layout=True, squeeze=False)
+    for axis, (scene, group) in zip(axes.flat, groups.items(), strict=False):
+        _draw(axis, scene, group)
+    for axis in axes.flat[len(groups) :]:
+        axis.set_axis_off()
+    for row in axes:
+        row[0].set_ylabel(f"arrived, % of the lives of {WINDOW:,} env steps")
+    partial = picture.with_suffix(".partial")
+    figure.savefig(partial, dpi=140, format="png", metadata={"Software": None})
+    plt.close(figure)
+    partial.replace(picture)
+
+
+def _draw(axis: Any, scene: str, group: dict[str, list[Result]]) -> None:
     spare = iter(OTHER_COLOURS * len(group))
     ends: list[tuple[float, str, str]] = []
     for algorithm, seeds in group.items():
@@ -45,7 +69,6 @@ def plot_curves(scene: str, group: dict[str, list[Result]], picture: Path) -> No
     _label_ends(axis, ends)
     axis.set_title(f"{scene}: training success", loc="left", fontsize=12, fontweight="bold")
     axis.set_xlabel("env steps")
-    axis.set_ylabel(f"arrived, % of the lives of {WINDOW:,} env steps")
     axis.set_ylim(0, 100)
     axis.set_xlim(0, max(seed.metrics["env_steps"].iloc[-1] for seeds in group.values() for seed in seeds))
     axis.xaxis.set_major_formatter(lambda value, position: f"{value / 1000:,.0f}k" if value else "0")
@@ -53,10 +76,6 @@ def plot_curves(scene: str, group: dict[str, list[Result]], picture: Path) -> No
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(left=False, colors="#444444")
-    partial = picture.with_suffix(".partial")
-    figure.savefig(partial, dpi=140, format="png", metadata={"Software": None})
-    plt.close(figure)
-    partial.replace(picture)
 
 
 def across_seeds(curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

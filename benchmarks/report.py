@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import algorithm_pages
-from benchmarks.curves import plot_curves
+from benchmarks.curves import plot_curves, plot_scenes
 from benchmarks.markdown import read_page, replace_block, table, write_page
 from benchmarks.published import PUBLISHED, PUBLISHED_COLUMN, PUBLISHED_LABEL, published, title
 from benchmarks.results_folder import (
@@ -33,14 +33,16 @@ from copo_algos.errors import UserError
 from copo_algos.evaluate import show
 
 RESULTS = Path("benchmarks/results")
+ALL_SCENES = "scenes"
+"""Name of the picture with the curves of all."""
 
 
 @dataclass(frozen=True)
 class ReportConfig:
     """Turn the CSVs in the results folder into tables and learning curves; nothing is run.
 
-    Writes README.md with the tables of every scene, and <scene>.png with its learning curves; and puts the results of
-    every algorithm into its page in the docs. Example:
+    Writes README.md with the tables of every scene, <scene>.png with its learning curves, scenes.png with those of all
+    where there are several; and puts the results of every algorithm into its page in the docs. Example:
 
       python -m benchmarks report --readme README.md
     """
@@ -77,12 +79,15 @@ def report(config: ReportConfig) -> None:
         pages[config.readme] = replace_block(read_page(config.readme), "results", text, config.readme)
     if config.pages is not None:
         pages |= algorithm_pages.filled(config.pages, results, output)
-    written = []
+    written, groups = [], by_scene(results)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for scene, group in by_scene(results).items():
+        for scene, group in groups.items():
             written.append(output / f"{scene}.png")
             plot_curves(scene, group, written[-1])
+        if len(groups) > 1:
+            written.append(output / f"{ALL_SCENES}.png")
+            plot_scenes(groups, written[-1])
         for path, text in pages.items():
             written.append(path)
             write_page(path, text)
@@ -116,7 +121,8 @@ def short_report(results: list[Result], folder: str) -> str:
         PUBLISHED_COLUMN,
     ]
     rows = []
-    for scene, group in by_scene(results).items():
+    groups = by_scene(results)
+    for scene, group in groups.items():
         for algorithm, seeds in group.items():
             rows.append(
                 [
@@ -130,7 +136,10 @@ def short_report(results: list[Result], folder: str) -> str:
                 ]
             )
     dates = sorted({result.provenance["date"] for result in results})
-    pictures = "\n".join(f"![Learning curves on {scene}]({folder}/{scene}.png)" for scene in by_scene(results))
+    scene, *others = groups
+    picture = (
+        f"![Learning curves on {'all scenes' if others else scene}]({folder}/{ALL_SCENES if others else scene}.png)"
+    )
     episodes = episodes_of(results)
     over = f" over {episodes} episodes" if episodes else ""
     return (
@@ -140,7 +149,7 @@ def short_report(results: list[Result], folder: str) -> str:
         f"{_together('Hardware', (result.provenance['hardware'] for result in results))}; "
         f"{dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}. "
         f"Every measure, its definition and the versions: [{folder}]({folder}/README.md).\n\n"
-        f"{pictures}\n"
+        f"{picture}\n"
     )
 
 

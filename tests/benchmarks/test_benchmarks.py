@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmarks import algorithm_pages
 from benchmarks import report as reporting
@@ -232,10 +234,23 @@ def test_report_writes_tables_pictures_and_the_block_in_the_readme(results: Path
     )
     assert (results / "README.md").read_text() == reporting.full_report(load(results))
     assert (results / "intersection.png").read_bytes().startswith(b"\x89PNG")
+    assert not (results / "scenes.png").exists()
     assert not list(results.rglob("*.partial"))
 
     assert main(arguments) == 0
     assert readme.read_text() == text, "the same results give the same block"
+
+
+def test_several_scenes_have_one_picture_in_the_readme(results: Path, tmp_path: Path):
+    shutil.copytree(results / "intersection", results / "roundabout")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    assert main(["report", "--results-dir", str(results), "--readme", str(readme)]) == 0
+    assert readme.read_text().count("![") == 1 and "](results/scenes.png)" in readme.read_text()
+    sizes = [Image.open(results / f"{name}.png").size for name in ("scenes", "intersection", "roundabout")]
+    assert sizes[0][0] > sizes[1][0] == sizes[2][0]  # side by side
+    text = (results / "README.md").read_text()
+    assert "](intersection.png)" in text and "](roundabout.png)" in text
 
 
 def test_an_algorithms_block_is_that_worked_out_by_hand(results: Path):
