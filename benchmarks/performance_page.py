@@ -166,7 +166,7 @@ def precision_table(folder: Path = RESULTS / "precision") -> str:
     return "\n".join([*lines, "", *origins])
 
 
-def learning_sentence(folder: Path = RESULTS / "precision" / "epyc") -> str:
+def learning_sentence(folder: Path = RESULTS / "precision" / "amd_avx512_bf16") -> str:
     """What the trainings in either came to."""
     rows = _rows(folder / "learning.csv")
     words = []
@@ -175,7 +175,7 @@ def learning_sentence(folder: Path = RESULTS / "precision" / "epyc") -> str:
             precision: [float(row[f"{half}_half_success"]) for row in rows if row["precision"] == precision]
             for precision in ("float32", "bfloat16")
         }
-        apart = [rounded - single for single, rounded in zip(rates["float32"], rates["bfloat16"], strict=True)]
+        apart = [half - single for single, half in zip(rates["float32"], rates["bfloat16"], strict=True)]
         error = statistics.stdev(apart) / math.sqrt(len(apart))
         words.append(
             f"{statistics.mean(rates['float32']):.1%} with float32 and {statistics.mean(rates['bfloat16']):.1%} with "
@@ -189,7 +189,7 @@ def learning_sentence(folder: Path = RESULTS / "precision" / "epyc") -> str:
 
 
 def products_share(
-    cost: Path = RESULTS / "train_cost" / "epyc", precision: Path = RESULTS / "precision" / "epyc"
+    cost: Path = RESULTS / "train_cost" / "epyc", precision: Path = RESULTS / "precision" / "amd_avx512_bf16"
 ) -> str:
     """A sentence: how much of CoPO's learning its matrix products take, were they all that there is."""
     learn = {

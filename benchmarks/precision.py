@@ -11,6 +11,7 @@ trainings with either, on `particles`, where many seeds cost little.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import sys
 import time
@@ -25,7 +26,7 @@ from benchmarks.origin import make_folder, write_measurement, write_rows
 from copo_algos.command import exit_code
 from copo_algos.config import PPOConfig, check, preset, with_values
 from copo_algos.errors import UserError
-from copo_algos.machine import Precision, bfloat16_instructions
+from copo_algos.machine import Precision, bfloat16_instructions, hardware
 from copo_algos.mlp import TanhMLP
 from copo_algos.networks import HIDDEN, ValueCritic, gradients_of, layers_of, parameters_of
 from copo_algos.train import LEARNING_THREADS, Trainer
@@ -51,7 +52,7 @@ class PrecisionConfig:
     """Env steps of a training."""
     output: Path | None = None
     """Where precision.csv, learning.csv and precision.json go. Default: a folder of benchmarks/results/precision,
-    named after the processor's best instruction for bfloat16."""
+    named after the processor's maker and best instruction for bfloat16."""
 
 
 def products(rows: int, dtype: torch.dtype) -> dict[tuple[str, str], Callable[[], object]]:
@@ -86,12 +87,16 @@ def passes(rows: int, precision: Precision) -> tuple[tuple[str, str], Callable[[
     return ("a critic, forward and backward", f"{rows} x {INPUTS} x {HIDDEN} x {HIDDEN} x 1"), both
 
 
+def _maker() -> str:
+    return re.split(r"\W", hardware())[0].lower()
+
+
 def microseconds(work: Callable[[], object], count: int) -> float:
-    """Per call, over `count` calls."""
-    start = time.perf_counter()
+    """CPU time of this thread per call, over `count` calls."""
+    start = time.thread_time()
     for _ in range(count):
         work()
-    return (time.perf_counter() - start) / count * 1e6
+    return (time.thread_time() - start) / count * 1e6
 
 
 def learned(precision: Precision, seed: int, total_steps: int) -> dict[str, object]:
@@ -128,7 +133,7 @@ def main(config: PrecisionConfig) -> None:
         raise UserError(f"seeds={config.seeds}, total_steps={config.total_steps}; use 0 or more, and 2 or more")
     torch.set_num_threads(LEARNING_THREADS)
     instructions = bfloat16_instructions()
-    output = config.output or Path("benchmarks/results/precision") / (instructions or ["none"])[0]
+    output = config.output or Path("benchmarks/results/precision") / f"{_maker()}_{(instructions or ['none'])[0]}"
     works = {}
     for kind, dtype in zip(PRECISIONS, (torch.float32, torch.bfloat16), strict=True):
         name, both = passes(config.rows, kind)

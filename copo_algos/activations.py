@@ -3,13 +3,14 @@
 Between products of some hundred rows, a sum with the bias, a tanh, a product with its derivative and a sum over the
 rows take about as long as the products themselves if each is a pass of its own (and torch's tanh, where it is not
 vectorised, longer). Every loop here is over rows of one buffer and vectorised by the compiler; the first use compiles
-them, in some seconds, and caches them beside the package.
+them, in two seconds, and caches them where numba may write: beside the package, or in the user's cache.
 
 bfloat16 is the upper half of a float32. numba does not know it, so buffers of it come as their bits, uint16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,12 @@ from numba.extending import intrinsic
 
 # Sums and products may be fused where the processor can; nothing is reordered but by the loops' vectorisation.
 _OPTIONS: dict[str, Any] = {
-    "cache": True,
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"contract", "nsz", "arcp"},
 }
 _one, _limit = np.float32(1), np.float32(7.90531110763549805)
-_half_step, _sixteen = np.uint32(0x7FFF), np.uint32(16)
+_nan, _half_step, _sixteen = np.uint16(0x7FC0), np.uint32(0x7FFF), np.uint32(16)
 
 
 @intrinsic
@@ -47,9 +47,18 @@ def _number(context: Any, bits: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # nowhere to write: every process compiles
+        return njit(**_OPTIONS)(function)
+
+
 @njit(inline="always")
 def _rounded(number):
-    """The bits of the bfloat16 next to a float32, of two as near the even one."""
+    """The bits of the bfloat16 next to a float32, of two as near the even one; NaN stays NaN."""
+    if number != number:
+        return _nan
     bits: Any = _bits(number)  # pyright: ignore[reportCallIssue]  (numba gives the context)
     return np.uint16((bits + _half_step + ((bits >> _sixteen) & np.uint32(1))) >> _sixteen)
 
@@ -78,7 +87,7 @@ def _tanh(x):
     return x * above / below
 
 
-@njit(**_OPTIONS)
+@_compiled
 def tanh(z, bias):
     """z (B, H) <- tanh(z + bias), float32."""
     for row in range(z.shape[0]):
@@ -86,7 +95,7 @@ def tanh(z, bias):
             z[row, unit] = _tanh(z[row, unit] + bias[unit])
 
 
-@njit(**_OPTIONS)
+@_compiled
 def through_tanh(d, h, by_bias):
     """d (B, H) <- d (1 - h^2), the derivative by what h is the tanh of; by_bias (H,) <- its sum over the rows."""
     by_bias[:] = np.float32(0)
@@ -97,7 +106,7 @@ def through_tanh(d, h, by_bias):
             by_bias[unit] += d[row, unit]
 
 
-@njit(**_OPTIONS)
+@_compiled
 def tanh_bfloat16(z, bias, h):
     """h (B, H) <- tanh(z + bias) in float32, and the same in bfloat16 in the place of z."""
     for row in range(z.shape[0]):
@@ -107,7 +116,7 @@ def tanh_bfloat16(z, bias, h):
             z[row, unit] = _rounded(value)
 
 
-@njit(**_OPTIONS)
+@_compiled
 def through_tanh_bfloat16(d, h, by_bias):
     """`through_tanh` for a d in bfloat16."""
     by_bias[:] = np.float32(0)

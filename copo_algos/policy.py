@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from copo_algos.errors import CheckpointError
+from copo_algos.factors import draw_lcf, with_lcf
 from copo_algos.networks import GaussianActor
-from copo_algos.rollout import draw_lcf, with_lcf
 from copo_envs.legacy_obs import LegacyObs
 from copo_envs.scenes import SCENES, SceneOptions
 from copo_envs.step_batch import ACTION_SIZE, Simulator, StepBatch

@@ -10,6 +10,7 @@ import torch
 from copo_algos.clock import Clock
 from copo_algos.config import CriticConfig
 from copo_algos.critic_inputs import CriticInput
+from copo_algos.factors import draw_lcf, with_lcf
 from copo_algos.mlp import TanhMLP
 from copo_algos.networks import GaussianActor, gaussian_log_prob, layers_of, parameters_of, split_head
 from copo_algos.normalizer import Normalizer
@@ -210,15 +211,3 @@ def _join(pieces: list[tuple[np.ndarray, ...]], episode_success_rates: list[floa
         np.concatenate([piece[column] for piece in pieces]) if pieces else np.zeros(0) for column in range(4)
     )
     return Lives(outcome, steps, reward, completion, episode_success_rates)
-
-
-def draw_lcf(count: int, mean: float, std: float, rng: np.random.Generator, uniform: bool = False) -> np.ndarray:
-    """phi ~ N(mean, std) clipped to [-1, 1], or U[-1, 1], (count,) float32."""
-    if uniform:
-        return rng.uniform(-1.0, 1.0, count).astype(np.float32)
-    return np.clip(rng.normal(mean, std, count), -1.0, 1.0).astype(np.float32)
-
-
-def with_lcf(obs: np.ndarray, lcf: np.ndarray) -> np.ndarray:
-    """obs (..., D), lcf (...) in [-1, 1] -> (..., D + 1) float32 with (lcf + 1) / 2 appended."""
-    return np.concatenate([obs, (lcf[..., None] + 1) / 2], axis=-1, dtype=np.float32)

@@ -110,8 +110,8 @@ def with_precision_of(config: TrainConfig, folder: Path) -> TrainConfig:
         return config
     before = _read(folder / CONFIG)
     parts = [before, *before.get("resumed", [])]
-    rounded = "bfloat16" in str(parts[-1].get("learns"))  # what does not say it is from before there was a choice
-    return replace(config, precision="bfloat16" if rounded and config.device == "cpu" else "float32")
+    halves = "bfloat16" in str(parts[-1].get("learns"))  # what does not say it is from before there was a choice
+    return replace(config, precision="bfloat16" if halves and config.device == "cpu" else "float32")
 
 
 def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:

@@ -18,10 +18,11 @@ from copo_algos.advantages import coordinate, standardise
 from copo_algos.algorithms import NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.config import CriticConfig, LCFConfig, PPOConfig
 from copo_algos.critic_inputs import CriticInput
+from copo_algos.factors import draw_lcf
 from copo_algos.lcf import LCFDistribution, lcf_update
 from copo_algos.networks import GaussianActor, ValueCritic, gaussian_log_prob
 from copo_algos.ppo import explained_variance, make_samples, ppo_update
-from copo_algos.rollout import Collector, draw_lcf
+from copo_algos.rollout import Collector
 from copo_algos.types import Rollout, Samples
 from copo_envs.outcomes import Outcome
 from copo_envs.step_batch import StepBatch

@@ -18,10 +18,13 @@ import torch
 
 from copo_algos import config as config_module
 from copo_algos import interrupts
+from copo_algos import ppo as ppo_module
 from copo_algos.algorithms import ALGORITHMS
 from copo_algos.config import PRESETS, TrainConfig, preset, with_values
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
+from copo_algos.machine import Precision
+from copo_algos.mlp import TanhMLP
 from copo_algos.policy import checkpoints, load_policy
 from copo_algos.run_folder import alone_in, prepare
 from copo_algos.train import Trainer, train
@@ -345,6 +348,24 @@ def test_a_run_from_before_a_setting_existed_was_made_with_its_default(run: Path
     assert prepare(again, run) is not None
     message = refusal(tiny(run, num_envs=2, resume=True, total_steps=192, neighbour_rule="tf"))
     assert "cannot resume with neighbour_rule=tf: the run was made with ours" in message
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradient_steps_are_in_the_precision_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+):
+    asked: list[Precision] = []
+
+    class Watched(TanhMLP):
+        def backward(self, *arguments: Any) -> None:
+            asked.append("float32" if self._halves is None else "bfloat16")
+            super().backward(*arguments)
+
+    monkeypatch.setattr(ppo_module, "TanhMLP", Watched)
+    networks = 1 + ALGORITHMS["copo"].value_heads
+    settings = train(tiny(tmp_path, total_steps=48, precision=precision)) / "config.json"
+    assert json.loads(settings.read_text())["learns"] == f"cpu, {precision}"
+    assert set(asked) == {precision} and len(asked) >= networks and len(asked) % networks == 0
 
 
 def test_the_precision_of_learning_is_written_down_and_may_change(run: Path):
