@@ -25,6 +25,7 @@ from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.machine import Precision
 from copo_algos.mlp import TanhMLP
+from copo_algos.networks import Layers
 from copo_algos.policy import checkpoints, load_policy
 from copo_algos.run_folder import alone_in, prepare
 from copo_algos.train import Trainer, train
@@ -357,9 +358,9 @@ def test_gradient_steps_are_in_the_precision_asked_for(
     asked: list[Precision] = []
 
     class Watched(TanhMLP):
-        def backward(self, *arguments: Any) -> None:
+        def backward(self, x: torch.Tensor, dy: torch.Tensor, gradients: Layers) -> None:
             asked.append("float32" if self._halves is None else "bfloat16")
-            super().backward(*arguments)
+            super().backward(x, dy, gradients)
 
     monkeypatch.setattr(ppo_module, "TanhMLP", Watched)
     networks = 1 + ALGORITHMS["copo"].value_heads
