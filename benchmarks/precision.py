@@ -4,23 +4,28 @@
 
 The matrix products of a minibatch, on one thread: what a gradient step spends its time in, a layer's forward product,
 that for its weights' gradient, and that for its inputs' gradient, between tensors of float32 and of bfloat16. Then the
-passes of a whole network forward and backward, with all that `--precision bfloat16` has to turn and to round, and whole
-trainings with either, on `particles`, where many seeds cost little.
+passes of a whole network forward and backward, with all that `--precision bfloat16` has to turn and to round; updates
+from the same samples in either, of a training of CoPO on a real scene; and whole trainings with either, on `particles`,
+where many seeds cost little.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
+from torch import nn
+from torch.optim import Optimizer
 
 from benchmarks.origin import make_folder, write_measurement, write_rows
 from copo_algos.command import exit_code
@@ -28,10 +33,12 @@ from copo_algos.config import PPOConfig, check, preset, with_values
 from copo_algos.errors import UserError
 from copo_algos.machine import Precision, bfloat16_instructions, hardware
 from copo_algos.mlp import TanhMLP
-from copo_algos.networks import HIDDEN, ValueCritic, gradients_of, layers_of, parameters_of
+from copo_algos.networks import HIDDEN, GaussianActor, ValueCritic, gradients_of, layers_of, parameters_of
+from copo_algos.ppo import ppo_update
 from copo_algos.train import LEARNING_THREADS, Trainer
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+COMPARED_EVERY = 10
 PRODUCTS = ("x W", "x^T d", "d W^T")
 INPUTS = 92  # observation and coordination factor of the intersection
 
@@ -50,9 +57,13 @@ class PrecisionConfig:
     """Trainings per precision, from seed 0 on; 0: none."""
     total_steps: int = 16_000
     """Env steps of a training."""
+    scene: str = "intersection"
+    """Scene of the updates."""
+    updates: int = 50
+    """Updates of CoPO (preset fast, seed 100) of which every tenth is made in either precision; 0: none."""
     output: Path | None = None
-    """Where precision.csv, learning.csv and precision.json go. Default: a folder of benchmarks/results/precision,
-    named after the processor's maker and best instruction for bfloat16."""
+    """Where precision.csv, updates.csv, learning.csv and precision.json go. Default: a folder of
+    benchmarks/results/precision, named after the processor's maker and best instruction for bfloat16."""
 
 
 def products(rows: int, dtype: torch.dtype) -> dict[tuple[str, str], Callable[[], object]]:
@@ -123,14 +134,73 @@ def learned(precision: Precision, seed: int, total_steps: int) -> dict[str, obje
     return {"precision": precision, "seed": seed, "env_steps": trainer.env_steps, **rates}
 
 
+def compared_updates(scene: str, updates: int) -> Iterator[dict[str, object]]:
+    """Every tenth update of a training in float32, the same again in bfloat16, and in float32 with minibatches drawn
+    anew: the cosines between what these and it change in the policy and in the critics, and the KL that they report."""
+    settings = with_values(preset("fast", "copo"), {"scene": scene, "seed": 100, "precision": "float32"})
+    check(settings)
+    trainer = Trainer(settings)
+    try:
+        trainer.begin()
+        for update in range(1, updates + 1):
+            before = copy.deepcopy(_learner(trainer))
+            draws = copy.deepcopy(trainer.rng)
+            trainer.train_iteration()
+            if update % COMPARED_EVERY:
+                continue
+            assert trainer.samples is not None
+            changes = {}
+            kinds: tuple[tuple[str, Precision, np.random.Generator], ...] = (
+                ("float32", "float32", copy.deepcopy(draws)),
+                ("bfloat16", "bfloat16", copy.deepcopy(draws)),
+                ("order", "float32", np.random.default_rng(update)),
+            )
+            for name, precision, rng in kinds:
+                actor, critic, step, fits, kl_coef = copy.deepcopy(before)
+                samples, ppo = trainer.samples, settings.ppo
+                stats = ppo_update(actor, critic, step, fits, samples, ppo, kl_coef, rng, precision)
+                changes[name] = (_change(before[0], actor), _change(before[1], critic), stats)
+            policy, critics, stats = changes["float32"]
+            for name in ("bfloat16", "order"):
+                other_policy, other_critics, other_stats = changes[name]
+                yield {
+                    "update": update,
+                    "env_steps": trainer.env_steps,
+                    "other": name,
+                    "policy_cosine": f"{_cosine(policy, other_policy):.4f}",
+                    "critics_cosine": f"{_cosine(critics, other_critics):.4f}",
+                    "kl": f"{stats.kl:.5f}",
+                    "kl_other": f"{other_stats.kl:.5f}",
+                }
+    finally:
+        trainer.close()
+
+
+def _learner(trainer: Trainer) -> tuple[GaussianActor, ValueCritic, Optimizer, list[Optimizer], float]:
+    optimizers: list[Optimizer] = [*trainer.critic_optimizers]
+    return trainer.actor, trainer.critic, trainer.actor_optimizer, optimizers, trainer.kl_coef
+
+
+def _change(before: nn.Module, after: nn.Module) -> torch.Tensor:
+    pairs = zip(parameters_of(before), parameters_of(after), strict=True)
+    return torch.cat([(new - old).flatten() for old, new in pairs])
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one, other, 0))
+
+
 def main(config: PrecisionConfig) -> None:
     """Measure and write; the rows go to the terminal as well."""
     if min(config.rows, config.blocks, config.products) < 1:
         raise UserError(
             f"rows={config.rows}, blocks={config.blocks}, products={config.products}; use 1 or more of each"
         )
-    if config.seeds < 0 or config.total_steps < 2:
-        raise UserError(f"seeds={config.seeds}, total_steps={config.total_steps}; use 0 or more, and 2 or more")
+    if config.seeds < 0 or config.total_steps < 2 or config.updates < 0:
+        raise UserError(
+            f"seeds={config.seeds}, updates={config.updates}, total_steps={config.total_steps}; use 0 or more of the "
+            "first two, and 2 or more"
+        )
     torch.set_num_threads(LEARNING_THREADS)
     instructions = bfloat16_instructions()
     output = config.output or Path("benchmarks/results/precision") / f"{_maker()}_{(instructions or ['none'])[0]}"
@@ -149,6 +219,12 @@ def main(config: PrecisionConfig) -> None:
         rows.append({"product": name, "shape": shape, **{f"{kind}_us": f"{us:.1f}" for kind, us in medians.items()}})
         print(f"{name:32} {shape:24}", *(f"{kind} {us:6.1f} us  " for kind, us in medians.items()), flush=True)
     write_measurement(output, "precision", rows, instructions=instructions)
+    updates = []
+    for row in compared_updates(config.scene, config.updates):
+        updates.append(row)
+        print(*(f"{name} {value}  " for name, value in row.items()), flush=True)
+    if updates:
+        write_rows(output / "updates.csv", updates)
     trainings = []
     for seed in range(config.seeds):
         for precision in PRECISIONS:

@@ -74,6 +74,10 @@ TABLES = {
         "`fast` with one pass of the critics, `value_learning_rate` 1e-3": TRIED / "fast_one_pass_seed100.csv",
         "the same, seed 101": TRIED / "fast_one_pass_seed101.csv",
         "`fast`, seed 101": TRIED / "fast_seed101.csv",
+        "`fast` in float32, on an EPYC with avx512_bf16": TRIED / "fast_float32_seed100.csv",
+        "the same in bfloat16": TRIED / "fast_bfloat16_seed100.csv",
+        "in float32 there, seed 101": TRIED / "fast_float32_seed101.csv",
+        "in bfloat16, seed 101": TRIED / "fast_bfloat16_seed101.csv",
     },
     "fast-long": {
         "CoPO, `fast`, seed 0": TRIED / "fast_seed0.csv",

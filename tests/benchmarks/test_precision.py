@@ -31,12 +31,21 @@ def test_the_products_have_the_shapes_of_a_layers_passes(dtype: torch.dtype):
 
 
 def test_the_tables(tmp_path: Path):
-    main(PrecisionConfig(rows=4, blocks=1, products=1, seeds=1, total_steps=1600, output=tmp_path))
+    main(
+        PrecisionConfig(
+            rows=4, blocks=1, products=1, seeds=1, total_steps=1600, scene="particles", updates=10, output=tmp_path
+        )
+    )
     with (tmp_path / "precision.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 and rows[-1]["shape"] == "4 x 92 x 256 x 256 x 1"
     assert all(float(row[f"{kind}_us"]) > 0 for row in rows for kind in ("float32", "bfloat16"))
     assert {"command", "hardware", "instructions"} <= set(json.loads((tmp_path / "precision.json").read_text()))
+    with (tmp_path / "updates.csv").open(newline="") as file:
+        bfloat16, order = csv.DictReader(file)
+    assert (bfloat16["update"], bfloat16["other"], order["other"]) == ("10", "bfloat16", "order")
+    assert 1 > float(bfloat16["policy_cosine"]) > float(order["policy_cosine"]) > 0
+    assert 1 >= float(bfloat16["critics_cosine"]) > float(order["critics_cosine"]) > 0
     with (tmp_path / "learning.csv").open(newline="") as file:
         trainings = list(csv.DictReader(file))
     assert [row["precision"] for row in trainings] == ["float32", "bfloat16"]
@@ -47,7 +56,7 @@ def test_the_tables(tmp_path: Path):
     ("settings", "sentence"),
     [
         ({"products": 0}, "products=0; use 1 or more"),
-        ({"seeds": -1}, "seeds=-1, total_steps=16000; use 0 or more, and 2 or more"),
+        ({"seeds": -1}, "seeds=-1, updates=50, total_steps=16000; use 0 or more of the first two, and 2 or more"),
         ({"total_steps": 1}, "total_steps=1"),
     ],
 )
