@@ -76,8 +76,11 @@ TABLES = {
         "`fast`, seed 101": TRIED / "fast_seed101.csv",
         "`fast` in float32, on an EPYC with avx512_bf16": TRIED / "fast_float32_seed100.csv",
         "the same in bfloat16": TRIED / "fast_bfloat16_seed100.csv",
-        "in float32 there, seed 101": TRIED / "fast_float32_seed101.csv",
-        "in bfloat16, seed 101": TRIED / "fast_bfloat16_seed101.csv",
+        **{
+            f"in {precision}, seed {seed}": TRIED / f"fast_{precision}_seed{seed}.csv"
+            for seed in (101, 102, 103)
+            for precision in ("float32", "bfloat16")
+        },
     },
     "fast-long": {
         "CoPO, `fast`, seed 0": TRIED / "fast_seed0.csv",

@@ -24,6 +24,7 @@ from copo_algos.algorithms import ALGORITHMS
 from copo_algos.command import exit_code
 from copo_algos.config import PresetName, TrainConfig, check, preset, with_values
 from copo_algos.errors import UserError
+from copo_algos.machine import bfloat16_instructions
 from copo_algos.train import LEARNING_THREADS, Trainer
 
 PHASES: tuple[str, ...] = ("simulate", "infer", "learn", "meta")
@@ -40,8 +41,8 @@ class CostConfig:
     """Algorithms to measure on MetaDrive's own step as well."""
     fast: tuple[str, ...] = ("ippo", "copo")
     """Algorithms to measure with the preset fast as well."""
-    float32: tuple[str, ...] = ("ippo", "copo")
-    """Algorithms to measure in float32 as well, where gradient steps are in bfloat16."""
+    bfloat16: tuple[str, ...] = ("ippo", "copo")
+    """Algorithms to measure in bfloat16 as well, where the processor has instructions for it."""
     scene: str = "intersection"
     """Scene to drive in."""
     num_envs: int | None = None
@@ -127,8 +128,8 @@ def main(config: CostConfig) -> None:
     runs = [Run(algorithm) for algorithm in config.algorithms]
     runs += [Run(algorithm, preset="fast") for algorithm in config.fast]
     runs += [Run(algorithm, step_backend="stock") for algorithm in config.stock]
-    if TrainConfig("copo").learning_precision != "float32":
-        runs += [Run(algorithm, precision="float32") for algorithm in config.float32]
+    if bfloat16_instructions():
+        runs += [Run(algorithm, precision="bfloat16") for algorithm in config.bfloat16]
     for run in runs:
         check(_settings(config, run))
     make_folder(config.output)

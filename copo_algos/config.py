@@ -11,7 +11,7 @@ import tyro
 
 from copo_algos.algorithms import GLOBAL, get_algorithm
 from copo_algos.errors import UserError
-from copo_algos.machine import Precision, bfloat16_is_fast
+from copo_algos.machine import Precision
 from copo_algos.rewards import NeighbourRule
 from copo_envs.scenes import MOST, SceneOptions, scene_options
 
@@ -154,8 +154,8 @@ class TrainConfig:
     device: str = "cpu"
     """Where the networks learn: cpu, cuda or cuda:<k>. Acting is always on the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the hidden layers' matrix products in gradient steps; all else is float32. auto: bfloat16 where that is
-    faster, on a CPU with Intel's AMX or AMD's avx512_bf16, and float32 elsewhere; a resumed run keeps what it has."""
+    """Of the hidden layers' matrix products in gradient steps; all else is float32. bfloat16: faster on a CPU with
+    Intel's AMX or AMD's avx512_bf16, and it may learn less. auto: float32, or what a resumed run has learned in."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     lcf: Annotated[LCFConfig, tyro.conf.arg(name="")] = field(default_factory=LCFConfig)
     critic: Annotated[CriticConfig, tyro.conf.arg(name="")] = field(default_factory=CriticConfig)
@@ -189,10 +189,8 @@ class TrainConfig:
 
     @property
     def learning_precision(self) -> Precision:
-        """`precision`, and what auto means on this machine."""
-        if self.precision != "auto":
-            return self.precision
-        return "bfloat16" if self.device == "cpu" and bfloat16_is_fast() else "float32"
+        """`precision`, and what auto means."""
+        return "float32" if self.precision == "auto" else self.precision
 
     def folder(self) -> Path:
         """The run folder."""

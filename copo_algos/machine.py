@@ -31,16 +31,6 @@ def hardware() -> str:
 
 def bfloat16_instructions() -> list[str]:
     """Which of the instructions for bfloat16 the processor has, by /proc (Linux)."""
-    return sorted(_cpuinfo() & {"amx_bf16", "avx512_bf16"})
-
-
-def bfloat16_is_fast() -> bool:
-    """Whether products between bfloat16 are faster than between float32 here: where there are matrix units for them
-    (Intel AMX), and with AMD's avx512_bf16. With Intel's avx512_bf16 alone they were slower."""
-    instructions = bfloat16_instructions()
-    return "amx_bf16" in instructions or ("avx512_bf16" in instructions and "AuthenticAMD" in _cpuinfo())
-
-
-def _cpuinfo() -> set[str]:
     cpuinfo = Path("/proc/cpuinfo")
-    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return sorted(words & {"amx_bf16", "avx512_bf16"})

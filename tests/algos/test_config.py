@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copo_algos import config as config_module
-from copo_algos import machine
 from copo_algos.algorithms import ALGORITHMS, get_algorithm
 from copo_algos.config import (
     PRESETS,
@@ -62,24 +61,10 @@ def test_the_sentences_name_every_scene_and_algorithm():
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "cpuinfo", "found"),
-    [
-        ("auto", "cpu", "GenuineIntel amx_bf16 avx512_bf16", "bfloat16"),
-        ("auto", "cpu", "GenuineIntel avx512_bf16", "float32"),  # where products were measured to be slower
-        ("auto", "cpu", "AuthenticAMD avx512_bf16", "bfloat16"),
-        ("auto", "cpu", "AuthenticAMD avx2", "float32"),
-        ("auto", "cpu", "", "float32"),
-        ("auto", "cuda", "GenuineIntel amx_bf16", "float32"),
-        ("float32", "cpu", "GenuineIntel amx_bf16", "float32"),
-        ("bfloat16", "cpu", "", "bfloat16"),
-    ],
+    ("precision", "found"), [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")]
 )
-def test_bfloat16_is_chosen_where_it_is_faster(
-    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, cpuinfo: str, found: str
-):
-    monkeypatch.setattr(machine, "_cpuinfo", lambda: set(cpuinfo.split()))
-    config = with_values(TrainConfig("copo"), {"precision": precision, "device": device})
-    assert config.learning_precision == found
+def test_learning_is_in_float32_unless_asked(precision: str, found: str):
+    assert with_values(TrainConfig("copo"), {"precision": precision}).learning_precision == found
 
 
 @pytest.mark.parametrize("name", ["precision", "neighbour_rule", "lcf_estimator", "preset"])

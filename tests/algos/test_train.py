@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from copo_algos import config as config_module
 from copo_algos import interrupts
 from copo_algos import ppo as ppo_module
 from copo_algos.algorithms import ALGORITHMS
@@ -599,19 +598,16 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path):
     train(tiny(tmp_path, resume=True))
 
 
-def test_a_resumed_run_learns_in_what_it_has_learned_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_resumed_run_learns_in_what_it_has_learned_in(tmp_path: Path):
     def learned(**values: Any) -> str:
         settings = json.loads((train(tiny(tmp_path, **values)) / "config.json").read_text())
         return [settings["learns"], *(again["learns"] for again in settings["resumed"])][-1]
 
-    monkeypatch.setattr(config_module, "bfloat16_is_fast", lambda: True)
-    assert learned(total_steps=48) == "cpu, bfloat16"
-    monkeypatch.setattr(config_module, "bfloat16_is_fast", lambda: False)
+    assert learned(total_steps=48, precision="bfloat16") == "cpu, bfloat16"
     assert learned(total_steps=96, resume=True) == "cpu, bfloat16"
     settings = json.loads((tmp_path / "config.json").read_text())
     del settings["learns"], settings["resumed"]  # of a run from before there was a choice
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    monkeypatch.setattr(config_module, "bfloat16_is_fast", lambda: True)
     assert learned(total_steps=144, resume=True) == "cpu, float32"
     assert learned(total_steps=192, resume=True, precision="bfloat16") == "cpu, bfloat16"
     assert learned(total_steps=240, resume=True) == "cpu, bfloat16"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,6 @@ def test_the_tables(tmp_path: Path):
         ({"total_steps": 1}, "total_steps=1"),
     ],
 )
-def test_nothing_to_measure_is_refused(tmp_path: Path, settings: dict[str, int], sentence: str):
+def test_nothing_to_measure_is_refused(tmp_path: Path, settings: dict[str, Any], sentence: str):
     with pytest.raises(UserError, match=sentence):
         main(PrecisionConfig(**settings, output=tmp_path))

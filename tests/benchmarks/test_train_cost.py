@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import train_cost
 from benchmarks.train_cost import CostConfig, main, worker_cpu_seconds
-from copo_algos import config
 from copo_algos.config import TrainConfig
 
 pytestmark = pytest.mark.slow
@@ -50,9 +50,9 @@ def test_the_table(tmp_path: Path):
     assert {"command", "date", "hardware", "versions"} <= set(json.loads((tmp_path / "train_cost.json").read_text()))
 
 
-def test_where_bfloat16_is_used_float32_is_measured_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(config, "bfloat16_is_fast", lambda: True)
+def test_where_the_processor_has_bfloat16_it_is_measured_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train_cost, "bfloat16_instructions", lambda: ["amx_bf16"])
     main(CostConfig(("ippo",), (), (), ("ippo",), "particles", env_steps=1, output=tmp_path))
     with (tmp_path / "train_cost.csv").open(newline="") as file:
         found = [(row["algorithm"], row["precision"]) for row in csv.DictReader(file) if row["phase"] == "learn"]
-    assert found == [("ippo", "bfloat16"), ("ippo", "float32")]
+    assert found == [("ippo", "float32"), ("ippo", "bfloat16")]
