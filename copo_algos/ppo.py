@@ -239,8 +239,7 @@ class _ValueSteps:
         """Mean over the minibatches of the value loss, if `measured`."""
         clip, found = self._config.value_clip, []
         for batch in batches:
-            old = batch.value[:, self._number]
-            returns = batch.advantage[:, self._number] + old  # `Samples.returns` of this head alone
+            old, returns = batch.value[:, self._number], batch.returns[:, self._number]
             value = self._mlp.forward(batch.critic_obs)
             by_value = value_gradient(value[:, 0], old, returns, clip)
             self._mlp.backward(batch.critic_obs, self._config.value_coef * by_value[:, None], self._gradients)
