@@ -172,11 +172,11 @@ def updates_sentence(folder: Path = RESULTS / "precision" / "amd_avx512_bf16") -
     words = []
     for other in ("bfloat16", "order"):
         found = [row for row in rows if row["other"] == other]
-        policy, critics = ([float(row[f"{part}_cosine"]) for row in found] for part in ("policy", "critics"))
-        words.append(f"{min(policy):.3f} to {max(policy):.3f} (critics {min(critics):.3f} to {max(critics):.3f})")
+        cosines = [float(row["critics_cosine"]) for row in found]
+        words.append(f"{min(cosines):.6f} to {max(cosines):.6f}")
     return (
         f"{len(rows) // 2} updates of a training of CoPO on the intersection (float32, preset `fast`) were made again "
-        "from the same samples. The cosine between what the policy changes by then and in float32: "
+        "from the same samples. The cosine between what the critics change by then and in float32: "
         f"{words[0]} in bfloat16; {words[1]} in float32 with the minibatches in another order."
     )
 
@@ -198,7 +198,7 @@ def learning_sentence(folder: Path = RESULTS / "precision" / "amd_avx512_bf16") 
             f"standard error {100 * error:.1f})"
         )
     return (
-        f"{len(rows) // 2} trainings of IPPO on `particles`, {int(rows[0]['env_steps']):,} env steps each, succeeded "
+        f"{len(rows) // 2} trainings of CoPO on `particles`, {int(rows[0]['env_steps']):,} env steps each, succeeded "
         f"in {' and '.join(words)}."
     )
 

@@ -5,6 +5,8 @@ Reads the metrics.csv of trainings and shows how many arrived, as docs/algorithm
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +26,7 @@ PAGES = {
     "soonest": DOCS / "ppo.md",
     "fast-long": DOCS / "ppo.md",
     "long-estimators": DOCS / "estimators.md",
+    "pairs": DOCS.parent / "performance.md",
 }
 """Name of a table -> the page that shows it."""
 LOOSE, TIGHT = "`clip_coef` 0.3, `value_clip` 10", "0.2, 100 (default)"
@@ -74,13 +77,6 @@ TABLES = {
         "`fast` with one pass of the critics, `value_learning_rate` 1e-3": TRIED / "fast_one_pass_seed100.csv",
         "the same, seed 101": TRIED / "fast_one_pass_seed101.csv",
         "`fast`, seed 101": TRIED / "fast_seed101.csv",
-        "`fast` in float32, on an EPYC with avx512_bf16": TRIED / "fast_float32_seed100.csv",
-        "the same in bfloat16": TRIED / "fast_bfloat16_seed100.csv",
-        **{
-            f"in {precision}, seed {seed}": TRIED / f"fast_{precision}_seed{seed}.csv"
-            for seed in (101, 102, 103)
-            for precision in ("float32", "bfloat16")
-        },
     },
     "fast-long": {
         "CoPO, `fast`, seed 0": TRIED / "fast_seed0.csv",
@@ -101,6 +97,11 @@ TABLES = {
     },
 }
 """Name of a table -> run -> its metrics."""
+PAIRS = {
+    "policy and critics": ("bfloat16", range(100, 104)),
+    "critics": ("bfloat16_critics", range(104, 112)),
+}
+"""What learned in bfloat16 -> how its runs are named, and their seeds; those in float32 have the same ones."""
 LONG = {
     "`per_sample` (default)": RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
     "`per_sample`, an earlier run": TRIED / "every800_seed0_xeon.csv",
@@ -114,6 +115,8 @@ LATE = (60_000, 100_000, 136_000, 160_000, 200_000, 240_000, 280_000, 300_000, 3
 """Env steps of the table of what comes after them."""
 HELD = 0.7
 """Success whose first time over WINDOW env steps the tables show."""
+PAIR_MARKS = (16_000, 20_000, 24_000, 28_000)
+"""Env steps of the table of pairs."""
 MARKS_OF = {"soonest": EARLY, "fast-long": LATE}
 MARKS = (40_000, 60_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
 
@@ -170,11 +173,40 @@ def phi_table(runs: dict[str, Path]) -> str:
     return "\n".join(lines)
 
 
+def pairs_table() -> str:
+    """Markdown: success of trainings in bfloat16 and in float32 with the same seeds, and by how much they differ."""
+    lines = [
+        f"| in bfloat16 | seed | {' | '.join(f'{mark:,}' for mark in PAIR_MARKS)} |",
+        f"| --- | ---: | {' | '.join('---:' for _ in PAIR_MARKS)} |",
+    ]
+    words = []
+    for part, (kind, seeds) in PAIRS.items():
+        apart = []
+        for seed in seeds:
+            runs = [pd.read_csv(TRIED / f"fast_{name}_seed{seed}.csv") for name in (kind, "float32")]
+            rates = [[100 * (success_at(run, mark) or 0) for run in runs] for mark in PAIR_MARKS]
+            apart.append(rates[-1][0] - rates[-1][1])
+            lines.append(f"| {part} | {seed} | {' | '.join(f'{half:.0f}, {single:.0f}' for half, single in rates)} |")
+        mean, error = statistics.mean(apart), statistics.stdev(apart) / math.sqrt(len(apart))
+        words.append(f"{mean:+.1f} points with {part} in bfloat16 (standard error {error:.1f}, {len(apart)} pairs)")
+    lines += [
+        "",
+        f"Success over the last {WINDOW:,} env steps, %, after so many: in bfloat16, in float32. Mean difference after "
+        f"{PAIR_MARKS[-1]:,}: {'; '.join(words)}.",
+    ]
+    return "\n".join(lines)
+
+
 def pages() -> dict[Path, str]:
     """Page -> its text with the tables in their places."""
     texts: dict[Path, str] = {}
     for name, path in PAGES.items():
-        text = phi_table(LONG) if name == "long-estimators" else table(TABLES[name], MARKS_OF.get(name, MARKS))
+        if name == "long-estimators":
+            text = phi_table(LONG)
+        elif name == "pairs":
+            text = pairs_table()
+        else:
+            text = table(TABLES[name], MARKS_OF.get(name, MARKS))
         texts[path] = replace_block(texts.get(path) or read_page(path), name, text, path)
     return texts
 

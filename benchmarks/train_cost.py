@@ -24,7 +24,7 @@ from copo_algos.algorithms import ALGORITHMS
 from copo_algos.command import exit_code
 from copo_algos.config import PresetName, TrainConfig, check, preset, with_values
 from copo_algos.errors import UserError
-from copo_algos.machine import bfloat16_instructions
+from copo_algos.machine import Precision, bfloat16_instructions
 from copo_algos.train import LEARNING_THREADS, Trainer
 
 PHASES: tuple[str, ...] = ("simulate", "infer", "learn", "meta")
@@ -42,7 +42,7 @@ class CostConfig:
     fast: tuple[str, ...] = ("ippo", "copo")
     """Algorithms to measure with the preset fast as well."""
     bfloat16: tuple[str, ...] = ("ippo", "copo")
-    """Algorithms to measure in bfloat16 as well, where the processor has instructions for it."""
+    """Algorithms to measure with the critics in bfloat16 as well, where the processor has instructions for it."""
     scene: str = "intersection"
     """Scene to drive in."""
     num_envs: int | None = None
@@ -71,7 +71,7 @@ class Run(NamedTuple):
 
     algorithm: str
     step_backend: str = "fast"
-    precision: str = "auto"
+    precision: Precision = "float32"
     preset: PresetName = "default"
 
 
@@ -103,7 +103,7 @@ def measure(config: CostConfig, run: Run) -> Iterator[dict[str, Any]]:
             "algorithm": run.algorithm,
             "preset": run.preset,
             "step": run.step_backend,
-            "precision": settings.learning_precision,
+            "precision": settings.precision,
             "phase": phase,
             "cpu_s_per_1000_env_steps": f"{cpu[phase] * 1000 / env_steps:.3f}",
             "wall_s_per_1000_env_steps": f"{wall[phase] * 1000 / env_steps:.3f}",

@@ -153,9 +153,9 @@ class TrainConfig:
     """Project of Weights & Biases to log to as well; needs the extra wandb."""
     device: str = "cpu"
     """Where the networks learn: cpu, cuda or cuda:<k>. Acting is always on the CPU."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the hidden layers' matrix products in gradient steps; all else is float32. bfloat16: faster on a CPU with
-    Intel's AMX or AMD's avx512_bf16, and it may learn less. auto: float32, or what a resumed run has learned in."""
+    precision: Precision = "float32"
+    """Of the matrix products of the critics' hidden layers in gradient steps; all else is float32. bfloat16: faster on
+    a CPU with Intel's AMX or AMD's avx512_bf16."""
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     lcf: Annotated[LCFConfig, tyro.conf.arg(name="")] = field(default_factory=LCFConfig)
     critic: Annotated[CriticConfig, tyro.conf.arg(name="")] = field(default_factory=CriticConfig)
@@ -187,11 +187,6 @@ class TrainConfig:
         rows = max(1, self.num_envs)
         return min(self.steps_per_iteration, -(-self.total_steps // rows) * rows)
 
-    @property
-    def learning_precision(self) -> Precision:
-        """`precision`, and what auto means."""
-        return "float32" if self.precision == "auto" else self.precision
-
     def folder(self) -> Path:
         """The run folder."""
         return self.run_dir or Path("runs") / self.scene / self.algorithm / f"seed{self.seed}"
@@ -215,7 +210,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lcf_estimator": "released",
         "lcf_learning_rate": 1e-4,
         "lcf_minibatch_size": 512,
-        "precision": "float32",
     },
     # The authors' later torch code.
     "paper_torch": {
@@ -225,7 +219,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lcf_estimator": "released",
         "lcf_learning_rate": 1e-4,
         "lcf_minibatch_size": 512,
-        "precision": "float32",
     },
     # This package's choice: the clipping of the torch code, an update every 800 env steps, no cuts inside a rollout,
     # and the per-sample meta-gradient with a few full-batch steps. What speaks for each is in docs/algorithms.
@@ -294,7 +287,7 @@ def check(config: TrainConfig) -> None:
             f"use a multiple of {rows}"
         )
     if config.precision == "bfloat16" and config.device != "cpu":
-        raise UserError(f"precision=bfloat16 is for the CPU, and device={config.device}; use float32, or auto")
+        raise UserError(f"precision=bfloat16 is for the CPU, and device={config.device}; use float32")
     if config.wandb is not None and not config.wandb.strip():
         raise UserError(f"wandb={config.wandb!r} is no name of a project; give one, or leave out --wandb")
     if config.total_steps < 1:

@@ -149,10 +149,11 @@ def ppo_update(
 
     Args:
         critic_optimizers: one per head.
-        precision: of the hidden layers' matrix products, see `TanhMLP`.
+        precision: of the critics' products, see `TanhMLP`. The policy's are in float32, as in acting, so that the
+            probability ratio is 1 before the first step.
     """
     size = min(config.minibatch_size, len(samples))
-    policy = _PolicySteps(actor, actor_optimizer, size, config, kl_coef, precision)
+    policy = _PolicySteps(actor, actor_optimizer, size, config, kl_coef)
     values = [
         _ValueSteps(number, head, optimizer, size, config, precision)
         for number, (head, optimizer) in enumerate(zip(critic.heads, critic_optimizers, strict=True))
@@ -174,16 +175,8 @@ def ppo_update(
 class _PolicySteps:
     """Gradient steps of the policy, minibatch by minibatch."""
 
-    def __init__(
-        self,
-        actor: GaussianActor,
-        optimizer: Optimizer,
-        size: int,
-        config: PPOConfig,
-        kl_coef: float,
-        precision: Precision,
-    ):
-        self._mlp = TanhMLP(layers_of(parameters_of(actor)), size, precision)
+    def __init__(self, actor: GaussianActor, optimizer: Optimizer, size: int, config: PPOConfig, kl_coef: float):
+        self._mlp = TanhMLP(layers_of(parameters_of(actor)), size)
         self._gradients = layers_of(gradients_of(actor))
         self._optimizer, self._config, self._kl_coef = optimizer, config, kl_coef
 

@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -104,16 +103,6 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def with_precision_of(config: TrainConfig, folder: Path) -> TrainConfig:
-    """A run that goes on learns in what it has learned in, unless it is asked for something else."""
-    if not config.resume or config.precision != "auto":
-        return config
-    before = _read(folder / CONFIG)
-    parts = [before, *before.get("resumed", [])]
-    halves = "bfloat16" in str(parts[-1].get("learns"))  # what does not say it is from before there was a choice
-    return replace(config, precision="bfloat16" if halves and config.device == "cpu" else "float32")
-
-
 def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
     """Write config.json: the settings, what learns here (`learns`) and the versions at the start, and those of every
     resumption (`resumed`).
@@ -122,7 +111,7 @@ def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
         UserError: the folder cannot be written.
     """
     settings = folder / CONFIG
-    here = {"learns": f"{config.device}, {config.learning_precision}", "versions": versions()}
+    here = {"learns": f"{config.device}, {config.precision}", "versions": versions()}
     began: dict[str, Any] = {**here, "resumed": []}
     if config.resume:
         before = _read(settings)

@@ -24,14 +24,13 @@ from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
 from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import EVALUATIONS, METRICS, MetricsLog, Record, plot_learning_curve, read_table
-from copo_algos.machine import Precision
 from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.normalizer import Normalizer
 from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.progress import TrainingProgress
 from copo_algos.rollout import Collector
-from copo_algos.run_folder import alone_in, prepare, with_precision_of, write_settings
+from copo_algos.run_folder import alone_in, prepare, write_settings
 from copo_algos.types import Rollout, Samples
 from copo_algos.wandb_log import WandbLog, require_wandb
 from copo_envs.outcomes import Outcome
@@ -55,7 +54,6 @@ class Trainer:
         self.options = config.scene_options()
         self.scenes = SceneVector(self.options, config.num_envs, restart=True)
         self.device = device_of(config.device)
-        self.precision: Precision = config.learning_precision
 
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rng = np.random.default_rng([config.seed, 0])
@@ -145,7 +143,7 @@ class Trainer:
             self.config.ppo,
             self.kl_coef,
             self.rng,
-            self.precision,
+            self.config.precision,
         )
         self.kl_coef = adapt_kl_coef(self.kl_coef, update.kl, self.config.ppo.kl_target)
         clock.lap("learn")
@@ -358,7 +356,6 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
         require_wandb()
     torch.set_num_threads(LEARNING_THREADS)
     checkpoint = prepare(config, folder)
-    config = with_precision_of(config, folder)
     for setting in without_effect(config):
         print(f"{setting} changes nothing: {config.algorithm} does not use it")
     with alone_in(folder):

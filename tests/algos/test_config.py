@@ -60,13 +60,6 @@ def test_the_sentences_name_every_scene_and_algorithm():
     assert all(name in source for name in (*SCENES, *ALGORITHMS))
 
 
-@pytest.mark.parametrize(
-    ("precision", "found"), [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")]
-)
-def test_learning_is_in_float32_unless_asked(precision: str, found: str):
-    assert with_values(TrainConfig("copo"), {"precision": precision}).learning_precision == found
-
-
 @pytest.mark.parametrize("name", ["precision", "neighbour_rule", "lcf_estimator", "preset"])
 def test_what_is_none_of_the_choices_is_refused_with_them(name: str):
     message = refusal(**{name: "half"})

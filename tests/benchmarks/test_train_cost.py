@@ -40,7 +40,7 @@ def test_the_table(tmp_path: Path):
         ("ippo", "fast", "fast", "800"),
         ("ippo", "default", "stock", "800"),
     ]
-    assert {row["precision"] for row in found} == {TrainConfig("copo").learning_precision}
+    assert {row["precision"] for row in found} == {TrainConfig("copo").precision}
     rows = {row["phase"]: row for row in found[:5]}
     assert list(rows) == ["simulate", "infer", "learn", "meta", "all"]
     for kind in ("cpu", "wall"):
