@@ -49,13 +49,13 @@ def windowed(metrics: pd.DataFrame) -> pd.DataFrame:
 def tables(runs: dict[str, pd.DataFrame]) -> str:
     """Markdown: what the trainings did, and what the estimators said in them."""
     lines = [
-        "| training | phi mean at the end | phi std at the end | success, best window, % | last window, % |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| training | stopped after | phi mean then | phi std then | success, best window, % | last window, % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for setup, metrics in runs.items():
         last = metrics.iloc[-1]
         lines.append(
-            f"| {NAMES[setup]} | {last['lcf_mean_deg']:.0f}° | {last['lcf_std_deg']:.0f}° "
+            f"| {NAMES[setup]} | {last['env_steps']:,.0f} | {last['lcf_mean_deg']:.0f}° | {last['lcf_std_deg']:.0f}° "
             f"| {_percent(best_success(metrics))} | {_percent(windowed_success(metrics)[-1])} |"
         )
     lines += [
@@ -85,13 +85,18 @@ def about(runs: dict[str, pd.DataFrame]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found[0]["versions"].items())
     dates = ", ".join(sorted({one["date"] for one in found}))
     lengths = ", ".join(
-        f"{NAMES[setup]}: {metrics['env_steps'].iloc[-1]:,} env steps on {one['hardware'].partition(',')[0]}"
-        for (setup, metrics), one in zip(runs.items(), found, strict=True)
+        f"{NAMES[setup]}: on {one['hardware'].partition(',')[0]}" for setup, one in zip(runs, found, strict=True)
     )
     return (
         f"CoPO on {settings['scene']}, seed {settings['seed']}, one training per setup ({lengths}); windows of "
-        f"{WINDOW:,} env steps. {versions}; {dates}."
+        f"{WINDOW:,} env steps; trainings that were stopped at different times do not compare by their success. "
+        f"{versions}; {dates}.{_missing(runs)}"
     )
+
+
+def _missing(runs: dict[str, pd.DataFrame]) -> str:
+    names = [NAMES[setup] for setup in SETUPS if setup not in runs]
+    return f" Not made yet: {', '.join(names)}." if names else ""
 
 
 def draw(runs: dict[str, pd.DataFrame], path: Path) -> None:

@@ -1,6 +1,6 @@
 """The arrays view for Stable-Baselines3: a `VecEnv` whose rows end when the vehicles in them do.
 
-Needs stable-baselines3 (the `train` extra); `import copo_envs` does not import this module.
+Needs stable-baselines3 (the `sb3` extra); `import copo_envs` does not import this module.
 
     from copo_envs.sb3 import MaskedRolloutBuffer, SceneVecEnv
     venv = SceneVecEnv("intersection", num_scenes=2)
@@ -21,10 +21,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.type_aliases import RolloutBufferSamples
-from stable_baselines3.common.vec_env import VecEnv
+
+try:
+    from stable_baselines3.common.buffers import RolloutBuffer
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.type_aliases import RolloutBufferSamples
+    from stable_baselines3.common.vec_env import VecEnv
+except ImportError as error:
+    raise ImportError('copo_envs.sb3 needs stable-baselines3: pip install ".[sb3]" in the checkout') from error
 
 from copo_envs.outcomes import Outcome
 from copo_envs.scenes import SceneError, check_seed

@@ -220,6 +220,14 @@ def test_an_unknown_command_is_one_sentence_and_exit_code_2(capsys: pytest.Captu
 
 
 @pytest.mark.slow
+def test_without_the_sb3_extra_one_sentence_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['stable_baselines3'] = None; import copo_envs.sb3"
+    result = python(code, cwd=tmp_path)
+    last = result.stderr.splitlines()[-1]
+    assert last == 'ImportError: copo_envs.sb3 needs stable-baselines3: pip install ".[sb3]" in the checkout'
+
+
+@pytest.mark.slow
 def test_without_the_train_extra_one_sentence_says_what_to_install(tmp_path: Path) -> None:
     code = "import sys; sys.modules['tyro'] = None; from copo_algos.cli import main; sys.exit(main(['train', 'copo']))"
     result = python(code, cwd=tmp_path)
