@@ -2,7 +2,7 @@
 
     python examples/sb3_ppo.py --scene intersection --total-timesteps 4000
 
-Needs the `train` extra. Every slot of the scenes is one row of a vectorised environment, and all rows share one policy.
+Needs the `sb3` extra. Every slot of the scenes is one row of a vectorised environment, and all rows share one policy.
 A row is done when its vehicle ends, so every vehicle has its own return; `MaskedRolloutBuffer` keeps the rows of slots
 that wait for their next vehicle out of the minibatches.
 """

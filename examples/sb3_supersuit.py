@@ -5,7 +5,7 @@
 For comparison, and as a pattern for libraries that take a PettingZoo environment with a fixed set of agents.
 `examples/sb3_ppo.py` is the better way for Stable-Baselines3: in the slots view a slot does not end when its vehicle
 does, so **returns and advantages run across vehicles**, the reward of the vehicle that comes next counts for the one
-before it, and empty slots are trained on too. Needs the `train` extra.
+before it, and empty slots are trained on too. Needs the `sb3` extra.
 """
 
 from __future__ import annotations
