@@ -65,13 +65,17 @@ class LegacyObs:
 
     def __call__(self, obs: np.ndarray, spawned: np.ndarray) -> np.ndarray:
         """obs (N, D) after a step or reset, and which lives began in it (N,) -> (N, D), a copy."""
-        layout = self.layout
-        seen = obs[:, self._order]
-        seen[:, layout.lateral] = 1 - seen[:, layout.lateral]
-        now = obs[:, layout.last_action]
         # A newborn has not acted: both entries are in the middle, in both versions.
-        seen[:, layout.last_action] = np.where(spawned[:, None], now, self._before)
+        now = obs[:, self.layout.last_action]
+        seen = self.turned(obs, np.where(spawned[:, None], now, self._before))
         self._before = now.copy()
+        return seen
+
+    def turned(self, obs: np.ndarray, last_action: np.ndarray) -> np.ndarray:
+        """obs (K, D), and the entries of the last action that were there a step ago (K, 2) -> (K, D), a copy."""
+        seen = obs[:, self._order]
+        seen[:, self.layout.lateral] = 1 - seen[:, self.layout.lateral]
+        seen[:, self.layout.last_action] = last_action
         return seen
 
 
@@ -120,9 +124,7 @@ class LegacyLivesEnv(BaseParallelWrapper[str, np.ndarray, Any]):
     def _seen(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not obs:
             return {}
-        born = np.array([agent not in self._before for agent in obs])
-        last = self._legacy.layout.last_action
-        self._legacy._before = np.array([self._before.get(agent, np.zeros(2, np.float32)) for agent in obs])
-        seen = self._legacy(np.array(list(obs.values())), born)
-        self._before = {agent: row[last].copy() for agent, row in obs.items()}
-        return dict(zip(obs, seen, strict=True))
+        now = {agent: row[self._legacy.layout.last_action].copy() for agent, row in obs.items()}
+        last_action = np.array([self._before.get(agent, now[agent]) for agent in obs])
+        self._before = now
+        return dict(zip(obs, self._legacy.turned(np.array(list(obs.values())), last_action), strict=True))
