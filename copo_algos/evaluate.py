@@ -2,7 +2,8 @@
 
 The last checkpoint, stochastic actions, coordination factors drawn from the learned distribution at birth, the scene's
 vehicles, horizon 1000 after which respawning stops and the episode goes on until nobody is alive; episode k is
-`reset(seed=first_seed + k)`. What happens in an episode depends on its seed alone, not on the number of workers.
+`reset(seed=first_seed + k)`. On one kind of processor and with the same versions, what happens in an episode depends on
+its seed alone, not on the number of workers.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class EvaluateConfig:
     Give a run folder (its last checkpoint counts), a checkpoint, or a folder that holds several runs, such as runs/;
     or --scene and --algorithm for a policy that comes with the package; or an .npz file that CoPO's authors released,
     and --scene. Writes lives.csv (one row per vehicle life),
-    episodes.csv and summary.json, and prints a table. The same seeds give the same numbers, whatever --workers is.
+    episodes.csv and summary.json, and prints a table. On one kind of processor and with the same versions the same
+    seeds give the same numbers, whatever --workers is.
     """
 
     path: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FOLDER")] = None

@@ -50,7 +50,8 @@ class WatchConfig:
     stride: int = 1
     """Draw every so many steps. With fps = 10 / stride the film runs in real time."""
     seed: int = 0
-    """Of the episode, the coordination factors and the actions: the same seed makes the same film."""
+    """Of the episode, the coordination factors and the actions: on one kind of processor and with the same versions the
+    same seed makes the same film."""
     output: Path | None = None
     """The file, .gif or .mp4. Default: videos/<scene>-<algorithm>.gif, in 3D .mp4."""
     size: int = 480

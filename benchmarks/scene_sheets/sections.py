@@ -234,6 +234,7 @@ def seeds(scene: str) -> str:
     """A paragraph."""
     return (
         f"`reset(seed)` and the actions decide everything: {PROSE[scene].drawn}. The same again gives the same episode "
-        "bit for bit, in any process and any view ([determinism](../environments.md#determinism)). `reset()` draws the "
-        "next seed, and the infos say which it was."
+        "bit for bit, in any process and any view, on one kind of processor and with the same versions "
+        "([determinism](../environments.md#determinism)). `reset()` draws the next seed, and the infos say which it "
+        "was."
     )
