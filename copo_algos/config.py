@@ -152,7 +152,8 @@ class TrainConfig:
     wandb: str | None = None
     """Project of Weights & Biases to log to as well; needs the extra wandb."""
     device: str = "cpu"
-    """Where the networks learn: cpu, cuda or cuda:<k>. Acting is always on the CPU."""
+    """Where the networks learn: cpu, cuda or cuda:<k>, which are refused where torch sees no such GPU. Acting is always
+    on the CPU. Learning on a GPU is tried by no test."""
     precision: Precision = "float32"
     """Of the matrix products of the critics' hidden layers in gradient steps; all else is float32. bfloat16: faster on
     a CPU with Intel's AMX or AMD's avx512_bf16."""
