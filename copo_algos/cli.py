@@ -73,7 +73,7 @@ def train_config(arguments: Sequence[str]) -> TrainConfig:
         args=arguments,
         prog="copo train",
         default=default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 

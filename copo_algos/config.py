@@ -120,7 +120,7 @@ class TrainConfig:
     values behind the published table. paper_torch: their port's."""
     run_dir: Path | None = None
     """Where to write. Default: runs/<scene>/<algorithm>/seed<seed>."""
-    resume: bool = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on from the last checkpoint in the run folder."""
     num_envs: int = 2
     """Worker processes, one environment each; 0: one environment in this process, for a debugger."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from copo_algos.cli import main
+from copo_algos.cli import main, train_config
+from copo_algos.config import PRESETS, preset, with_values
 from copo_algos.policy import checkpoints
 
 pytestmark = pytest.mark.slow
@@ -161,13 +162,23 @@ def test_presets_decide_the_defaults_of_all_other_settings(
 @pytest.mark.parametrize("last", ["default", "paper", "paper_torch"])
 def test_the_last_of_several_presets_counts(monkeypatch: pytest.MonkeyPatch, last: str):
     from copo_algos import train as train_module
-    from copo_algos.config import preset
 
     seen = []
     monkeypatch.setattr(train_module, "train", seen.append)
     for arguments in (f"--preset paper --preset {last}", f"--preset=paper_torch --preset={last}"):
         assert main(["train", "copo", *arguments.split()]) == 0
     assert seen == [preset(last)] * 2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_switch_can_be_turned_on_and_off_whatever_the_preset_has(name: str):
+    config = preset(name)
+    switches = [setting for setting, value in config.as_dict().items() if isinstance(value, bool)]
+    assert {"stagger_episodes", "normalize_observations", "counterfactual"} <= set(switches)
+    for switch in switches:
+        option = switch.replace("_", "-")
+        for word, wanted in ((f"--{option}", True), (f"--no-{option}", False)):
+            assert train_config(["copo", "--preset", name, word]) == with_values(config, {switch: wanted}), word
 
 
 def env_steps(run: Path) -> list[int]:
