@@ -18,7 +18,7 @@ USAGE = """usage: copo {train,evaluate,watch} ...
   copo evaluate RUN_OR_FOLDER         drive a trained policy and score it
   copo watch RUN                      a video of it, seen from above or in 3D, or a window
 
-copo COMMAND --help explains each."""
+copo COMMAND --help explains each. copo --version says which version this is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = arguments[0] if arguments else ""
     if command in ("-h", "--help"):
         print(USAGE)
+        return 0
+    if command == "--version":
+        from copo_algos import __version__
+
+        print(f"copo {__version__}")
         return 0
     if command not in COMMANDS:
         print(

@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from copo_algos.config import TrainConfig
 from copo_algos.errors import UserError
 from copo_algos.logs import EVALUATIONS, METRICS, read_table
 from copo_algos.policy import last_checkpoint
+from copo_envs.versions import version_of
 
 CONFIG = "config.json"
 
@@ -169,10 +169,5 @@ def _read(settings: Path, what: str = "resume") -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("copo", "metadrive-simulator", "panda3d", "numpy", "torch", "gymnasium", "pettingzoo"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    names = ("copo", "metadrive-simulator", "panda3d", "numpy", "torch", "gymnasium", "pettingzoo")
+    return {"python": platform.python_version(), **{name: version_of(name) for name in names}}

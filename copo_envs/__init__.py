@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from copo_envs.vector import SceneVectorEnv, vector_env
     from copo_envs.wrappers import CoordinatedReward, LCFObservation, NeighbourInfo, NeighbourObservation
 
+    __version__: str
+
 __all__ = [
     "GYMNASIUM_IDS",
     "SCENES",
@@ -89,4 +91,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("copo_envs.vector"), name)
     if name in ("CoordinatedReward", "LCFObservation", "NeighbourInfo", "NeighbourObservation"):
         return getattr(import_module("copo_envs.wrappers"), name)
+    if name == "__version__":  # on demand: to look it up takes a tenth of the import
+        return import_module("copo_envs.versions").version_of("copo")
     raise AttributeError(f"module 'copo_envs' has no attribute {name!r}")

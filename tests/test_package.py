@@ -10,9 +10,12 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from copo_envs.versions import version_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MAY_NOT_IMPORT = {
@@ -206,6 +209,31 @@ def test_help_of_the_command_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"copo {command}" in text for command in ("train", "evaluate", "watch"))
+
+
+def test_every_place_says_the_same_version(capsys: pytest.CaptureFixture[str]) -> None:
+    import copo_algos
+    import copo_envs
+    from copo_algos.cli import main
+    from copo_algos.run_folder import versions
+
+    assert copo_envs.__version__ == copo_algos.__version__ == version("copo") == versions()["copo"]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"copo {version('copo')}\n"
+
+
+def test_the_version_is_looked_up_when_it_is_asked_for() -> None:
+    result = python("import sys, copo_envs, copo_algos; print('copo_envs.versions' in sys.modules)")
+    assert result.stdout == "False\n", result.stderr
+    result = python(
+        "import sys, copo_algos.cli; copo_algos.cli.main(['--version'])\n"
+        "print([name for name in ('torch', 'tyro', 'metadrive') if name in sys.modules])"
+    )
+    assert result.stdout.splitlines()[1:] == ["[]"], result.stderr
+
+
+def test_what_is_not_installed_has_no_version() -> None:
+    assert version_of("no-such-package") == "not installed"
 
 
 def test_an_unknown_command_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
