@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from copo_algos.errors import CheckpointError
+from copo_algos.errors import CheckpointError, UserError
 from copo_algos.factors import draw_lcf, with_lcf
 from copo_algos.networks import GaussianActor
 from copo_envs.legacy_obs import LegacyObs
@@ -88,19 +88,49 @@ class Policy:
         return lambda batch: legacy(batch.obs, batch.spawned)
 
     def act(
-        self, obs: np.ndarray, lcf: np.ndarray, rng: np.random.Generator, deterministic: bool = False
+        self, obs: np.ndarray, lcf: np.ndarray | None, rng: np.random.Generator, deterministic: bool = False
     ) -> np.ndarray:
         """Actions (n, 2) float32 in [-1, 1] for observations (n, D) and coordination factors (n,).
 
-        Stochastic unless `deterministic`, as in training and in the published evaluation.
+        Stochastic unless `deterministic`, as in training and in the published evaluation. A policy without a factor
+        takes None or zeros, as `draw_lcf` gives them.
+
+        Raises:
+            UserError: another shape, no factors where they are needed, or some where there are none.
         """
-        inputs = with_lcf(obs, lcf) if self.info.uses_lcf else np.asarray(obs, np.float32)
+        obs = np.asarray(obs)
+        lcf = None if lcf is None else np.asarray(lcf)
+        self._check(obs, lcf)
+        inputs = np.asarray(obs, np.float32) if lcf is None or not self.info.uses_lcf else with_lcf(obs, lcf)
         with torch.no_grad():
             mean, log_std = self.actor(torch.from_numpy(inputs))
         action = mean.numpy()
         if not deterministic:
             action = action + np.exp(log_std.numpy()) * rng.standard_normal(action.shape, dtype=np.float32)
         return np.clip(action, -1.0, 1.0)
+
+    def _check(self, obs: np.ndarray, lcf: np.ndarray | None) -> None:
+        info = self.info
+        if obs.ndim != 2 or obs.shape[1] != info.obs_size:
+            advice = f"use the observations of {info.scene}, without a coordination factor"
+            raise UserError(
+                f"obs has the shape {obs.shape}, and this policy takes (n, {info.obs_size}), a row per vehicle; "
+                f"{'use obs[None] for one vehicle' if obs.ndim == 1 else advice}"
+            )
+        count = len(obs)
+        if lcf is None and info.uses_lcf:
+            raise UserError(
+                f"lcf=None, but this {info.algorithm} policy needs a coordination factor in [-1, 1] for each of "
+                f"{count} vehicles; use those drawn at birth by policy.draw_lcf, or np.zeros({count})"
+            )
+        if lcf is not None and lcf.shape != (count,):
+            raise UserError(
+                f"lcf has the shape {lcf.shape}, and obs has {count} vehicles; use a factor for each, ({count},)"
+            )
+        if lcf is not None and not info.uses_lcf and lcf.any():
+            raise UserError(
+                f"lcf={lcf[lcf != 0][0]}, but this {info.algorithm} policy has no factor; use lcf=None or zeros"
+            )
 
     def actions(
         self, simulator: Simulator, obs: np.ndarray, lcf: np.ndarray, rng: np.random.Generator, deterministic: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ INFO = PolicyInfo(
     geometry="metadrive",
     start_seed=7000,
 )
+IPPO = PolicyInfo("particles", "ippo", obs_size=32, num_agents=6, uses_lcf=False)
 
 
 def make_policy(info: PolicyInfo = INFO) -> Policy:
@@ -115,13 +117,64 @@ def test_the_factor_changes_what_a_policy_with_one_does():
     assert not np.allclose(selfish, kind)
 
 
-def test_a_policy_without_a_factor_draws_zeros_and_ignores_it():
-    info = PolicyInfo("particles", "ippo", obs_size=32, num_agents=6, uses_lcf=False)
-    policy, rng = make_policy(info), np.random.default_rng(0)
-    assert not policy.draw_lcf(4, rng).any()
-    obs = np.zeros((1, 32), np.float32)
-    one, other = (policy.act(obs, np.array([phi]), rng, deterministic=True) for phi in (0.0, 1.0))
+def test_a_policy_without_a_factor_draws_zeros_and_takes_them_or_none():
+    policy, rng = make_policy(IPPO), np.random.default_rng(0)
+    zeros = policy.draw_lcf(4, rng)
+    assert zeros.shape == (4,) and not zeros.any()
+    obs = rng.random((4, 32), dtype=np.float32)
+    one, other = (policy.act(obs, lcf, rng, deterministic=True) for lcf in (zeros, None))
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("info", "obs_shape", "lcf", "sentence"),
+    [
+        (
+            INFO,
+            (3, 31),
+            np.zeros(3),
+            "obs has the shape (3, 31), and this policy takes (n, 32), a row per vehicle; "
+            "use the observations of particles, without a coordination factor",
+        ),
+        (IPPO, (3, 33), None, "obs has the shape (3, 33), and this policy takes (n, 32), a row per vehicle; "),
+        (INFO, (3, 1, 32), np.zeros(3), "obs has the shape (3, 1, 32), and this policy takes (n, 32)"),
+        (INFO, (), np.zeros(1), "obs has the shape (), and this policy takes (n, 32)"),
+        (INFO, (32,), np.zeros(1), "takes (n, 32), a row per vehicle; use obs[None] for one vehicle"),
+        (IPPO, (32,), None, "takes (n, 32), a row per vehicle; use obs[None] for one vehicle"),
+        (INFO, (3, 32), np.zeros(2), "lcf has the shape (2,), and obs has 3 vehicles; use a factor for each, (3,)"),
+        (INFO, (3, 32), np.zeros((3, 1)), "lcf has the shape (3, 1), and obs has 3 vehicles"),
+        (INFO, (3, 32), 0.5, "lcf has the shape (), and obs has 3 vehicles"),
+        (IPPO, (3, 32), np.zeros(2), "lcf has the shape (2,), and obs has 3 vehicles"),
+        (
+            INFO,
+            (3, 32),
+            None,
+            "lcf=None, but this copo policy needs a coordination factor in [-1, 1] for each of 3 vehicles; "
+            "use those drawn at birth by policy.draw_lcf, or np.zeros(3)",
+        ),
+        (
+            IPPO,
+            (3, 32),
+            np.array([0.0, 0.5, 0.0]),
+            "lcf=0.5, but this ippo policy has no factor; use lcf=None or zeros",
+        ),
+    ],
+)
+def test_what_a_policy_cannot_act_on_is_one_sentence(
+    info: PolicyInfo, obs_shape: tuple[int, ...], lcf: Any, sentence: str
+):
+    with pytest.raises(UserError, match=re.escape(sentence)) as error:
+        make_policy(info).act(np.zeros(obs_shape, np.float32), lcf, np.random.default_rng(0))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_lists_and_nobody_are_acted_on():
+    policy, rng = make_policy(), np.random.default_rng(0)
+    obs, lcf = rng.random((2, 32), dtype=np.float32), np.array([0.0, 0.5], np.float32)
+    actions = policy.act(obs, lcf, rng, deterministic=True)
+    from_lists: Any = policy.act(obs.tolist(), lcf.tolist(), rng, deterministic=True)  # pyright: ignore
+    np.testing.assert_array_equal(from_lists, actions)
+    assert policy.act(obs[:0], lcf[:0], rng).shape == (0, 2)
 
 
 def test_factors_come_from_the_distribution_in_the_file(folder: Path):
