@@ -33,6 +33,7 @@ from copo_algos.baselines import named_driver
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.machine import hardware
 from copo_algos.policy import DESCRIPTION, Policy, PolicyInfo, last_checkpoint, load_policy, run_of
+from copo_algos.progress import PlainLines, say
 from copo_algos.released import is_released, load_released
 from copo_algos.run_folder import versions
 from copo_algos.statistics import bootstrap_interval
@@ -366,6 +367,9 @@ def _evaluate_one(
     info = policy.info
     torch.set_num_threads(1)  # a population is a small batch: handing it between threads costs more than it wins
     begin = time.perf_counter()
+    if not console.is_terminal:
+        count = f"{config.episodes} episode{'s' if config.episodes > 1 else ''}"
+        say(console, f"{job.name}: driving {count} of {info.algorithm} on {info.scene} ...")
     with _Bar(console, f"{escape(info.algorithm)} on {info.scene}", config.episodes, config.horizon) as bar:
         lives = drive(policy, episodes, config.workers, config.deterministic, config.lcf, bar.step)
     summary = {
@@ -436,12 +440,13 @@ def _without_nan(value: Any) -> Any:
 
 
 class _Bar:
-    """Progress over all episodes, on a terminal."""
+    """Progress over all episodes: a live bar on a terminal, and lines where there is none."""
 
     def __init__(self, console: Console, name: str, episodes: int, horizon: int):
         self._horizon = horizon
         self._episodes = episodes
         self._done = 0
+        self._lines = PlainLines(console)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -468,7 +473,9 @@ class _Bar:
         self._done += over
         missing = max(0, self._horizon - step) if over else 0
         advance = (1 if 0 < step <= self._horizon else 0) + missing
-        self._bar.update(self._task, advance=advance, done=f"{self._done}/{self._episodes}")
+        done = f"{self._done}/{self._episodes}"
+        self._bar.update(self._task, advance=advance, done=done)
+        self._lines.show(f"{done} episodes", self._bar.tasks[0].percentage / 100)
 
 
 LABELS = {

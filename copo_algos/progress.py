@@ -1,9 +1,10 @@
-"""The progress line of a training: steps/s, success rate, remaining time."""
+"""The progress line of a training: steps/s, success rate, remaining time; and lines where there is no terminal."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +21,41 @@ from rich.progress import (
 from copo_algos.config import TrainConfig
 
 PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
+T = TypeVar("T")
+
+
+def say(console: Console, line: str) -> None:
+    """A line as it is, however long."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+class PlainLines:
+    """One line every half minute where there is no terminal, and none where there is one.
+
+    Args:
+        console: prints them.
+        at_once: the first one comes when it can, not after half a minute.
+    """
+
+    def __init__(self, console: Console, at_once: bool = False):
+        self._console = console
+        self._start = time.monotonic()
+        self._next = self._start + (0 if at_once else PLAIN_EVERY)
+
+    def show(self, words: str, done: float, last: bool = False) -> None:
+        """These words, and the minutes left when `done` in [0, 1] of all is done, if it is time for a line or `last`."""
+        now = time.monotonic()
+        if self._console.is_terminal or (now < self._next and not last):
+            return
+        self._next = now + PLAIN_EVERY
+        left = f" | {(now - self._start) * (1 / done - 1) / 60:.0f} min left" if done else ""
+        say(self._console, words + left)
+
+    def over(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+        """The items, and lines on how many of them are done."""
+        for done, item in enumerate(items, start=1):
+            yield item
+            self.show(f"{done}/{total} {what}", done / total)
 
 
 class TrainingProgress:
@@ -31,7 +67,7 @@ class TrainingProgress:
         self._begin = env_steps
         self._steps = env_steps
         self._start = time.monotonic()
-        self._last_line = -PLAIN_EVERY
+        self._lines = PlainLines(self._console, at_once=True)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -79,7 +115,7 @@ class TrainingProgress:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(self._console, line)
 
     def iteration(self, row: dict[str, Any]) -> None:
         """An iteration is done: show its rates."""
@@ -93,9 +129,6 @@ class TrainingProgress:
             rates += f" lcf {round(row['lcf_mean_deg'])}°"
         rates += f" {speed:.0f} steps/s"
         self._bar.update(self._task, completed=self._steps, rates=rates)
-        last = self._steps >= self._config.total_steps
-        if not self._console.is_terminal and (now - self._last_line >= PLAIN_EVERY or last):
-            self._last_line = now
-            left = max(0, self._config.total_steps - self._steps) / max(speed, 1e-9)
-            line = f"{self._steps}/{self._config.total_steps} env steps | {rates} | {left / 60:.0f} min left"
-            self.say(line)
+        total = self._config.total_steps
+        done = 1.0 if self._steps >= total else (self._steps - self._begin) / (total - self._begin)
+        self._lines.show(f"{self._steps}/{total} env steps | {rates}", done, last=self._steps >= total)

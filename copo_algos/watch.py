@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from copo_algos.baselines import named_driver
 from copo_algos.errors import UserError
 from copo_algos.policy import Policy, load_policy
+from copo_algos.progress import PlainLines
 from copo_algos.released import is_released, load_released
 from copo_envs.outcomes import Outcome
 from copo_envs.process import make_simulator
@@ -175,21 +176,24 @@ class _Film:
         output = check_video(config.output or Path("videos") / default, config.fps)
         drawn = len(range(0, config.steps, config.stride))
         shots = self._shots()
-        with _bar(Console()) as bar:
+        console = Console()
+        with _bar(console) as bar:
             if stage is not None:
                 filming = bar.add_task(self.name, total=drawn, success="")
                 frames = _draw_3d(islice(shots, config.warmup, None), stage, config)
+                frames = PlainLines(console).over(frames, drawn, "pictures filmed")
                 return write_video(output, bar.track(frames, task_id=filming), config.fps)
             renderer = self._renderer()
             driving = bar.add_task(self.name, total=config.warmup + config.steps, success="")
             driven = []
-            for shot in shots:
+            for shot in PlainLines(console).over(shots, config.warmup + config.steps, "env steps driven"):
                 bar.update(driving, advance=1, success=_success(self.endings))
                 driven.append(shot)
             seen = driven[config.warmup :]
             _check_followed(config.follow, seen)
             drawing = bar.add_task("drawing", total=drawn, success="")
             frames = _draw(seen, renderer, self.endings, config)
+            frames = PlainLines(console).over(frames, drawn, "pictures drawn")
             return write_video(output, bar.track(frames, task_id=drawing), config.fps)
 
     def _shots(self) -> Iterator[_Shot]:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from copo_algos import scores
+from copo_algos import progress, scores
 from copo_algos.baselines import BASELINES
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.evaluate import Episode, EvaluateConfig, drive, evaluate
@@ -153,6 +153,23 @@ def test_a_run_is_scored_by_its_last_checkpoint(tmp_path: Path, capsys: pytest.C
     assert set(summary["versions"]) >= {"python", "copo", "metadrive-simulator", "torch", "numpy"}
     assert summary["hardware"] == hardware()
     assert "copo on particles, 200 env steps" in capsys.readouterr().out
+
+
+def test_an_evaluation_without_a_terminal_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = make_run(tmp_path / "seed0")
+    evaluate(config(run))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{run}: driving 2 episodes of copo on particles ..."
+    assert not any("min left" in line for line in lines), "it is over within half a minute"
+
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
+    evaluate(config(run))
+    lines = [line for line in capsys.readouterr().out.splitlines() if " episodes" in line]
+    assert lines[1:3] == ["0/2 episodes", "0/2 episodes | 0 min left"]
+    done = [int(line[0]) for line in lines if line.endswith("/2 episodes | 0 min left")]
+    assert done == sorted(done) and set(done) == {0, 1, 2}
 
 
 def test_a_folder_of_runs_gives_one_row_each(tmp_path: Path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from copo_algos import progress
 from copo_algos.cli import main
 from copo_algos.errors import UserError
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
@@ -57,6 +58,18 @@ def test_a_film_has_a_frame_per_step_and_says_where_it_is(
     assert path == config.output and frames(path) == 12
     assert "film.gif: particles · copo, no life ended yet" in capsys.readouterr().out
     assert frames(watch(replace(config, stride=5))) == 3
+
+
+def test_a_film_without_a_terminal_says_how_far_it_is(
+    config: WatchConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
+    watch(replace(config, stride=5, warmup=2))
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines == [f"{done}/14 env steps driven | 0 min left" for done in range(1, 15)] + [
+        f"{done}/3 pictures drawn | 0 min left" for done in range(1, 4)
+    ]
+    assert "film.gif" in last
 
 
 def test_the_same_seed_makes_the_same_film(config: WatchConfig) -> None:
