@@ -30,6 +30,7 @@ from rich.table import Table
 
 from copo_algos import scores
 from copo_algos.baselines import named_driver
+from copo_algos.driving import Driving
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.machine import hardware
 from copo_algos.policy import DESCRIPTION, Policy, PolicyInfo, last_checkpoint, load_policy, run_of
@@ -219,11 +220,11 @@ class _Lane:
             self.close()
             self._simulator = ProcessSimulator(episode.options)
         self._episode = episode
-        self._rng = np.random.default_rng([episode.seed, NOISE_STREAM])
-        self._observe = self._policy.observer(self._simulator.num_slots)
-        # By slot, of the life in it: sums of reward, velocity, cost and energy, and the coordination factor.
-        self._sums = np.zeros((4, self._simulator.num_slots))
-        self._lcf = np.zeros(self._simulator.num_slots, np.float32)
+        rng = np.random.default_rng([episode.seed, NOISE_STREAM])
+        slots = self._simulator.num_slots
+        self._driving = Driving(self._policy, slots, rng, self._deterministic, self._fixed_lcf)
+        # By slot, of the life in it: sums of reward, velocity, cost and energy.
+        self._sums = np.zeros((4, slots))
         self.lives: list[dict[str, Any]] = []
         self._simulator.send("reset", episode.seed)
 
@@ -236,14 +237,9 @@ class _Lane:
         if batch.episode_over:
             return True
         self._sums[:, batch.spawned] = 0
-        born = int(batch.spawned.sum())
-        self._lcf[batch.spawned] = (
-            self._policy.draw_lcf(born, self._rng) if self._fixed_lcf is None else np.full(born, self._fixed_lcf)
-        )
-        seen = self._observe(batch)
+        self._driving.admit(batch)
         self._next_step = int(batch.episode_step) + 1  # more time passes in a step after which nobody is left
-        actions = self._policy.actions(self._simulator, seen, self._lcf, self._rng, self._deterministic)
-        self._simulator.step_async(actions)
+        self._simulator.step_async(self._driving.actions(self._simulator))
         return False
 
     def close(self) -> None:
@@ -270,7 +266,7 @@ class _Lane:
                     "velocity_m_s": velocity / steps,
                     "cost": cost,
                     "energy": energy,
-                    "lcf": float(self._lcf[slot]),
+                    "lcf": float(self._driving.lcf[slot]),
                 }
             )
 

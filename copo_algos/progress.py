@@ -43,7 +43,7 @@ class PlainLines:
         self._next = self._start + (0 if at_once else PLAIN_EVERY)
 
     def show(self, words: str, done: float, last: bool = False) -> None:
-        """These words, and the minutes left when `done` in [0, 1] of all is done, if it is time for a line or `last`."""
+        """These words and, of `done` in [0, 1], the minutes left, if it is time for a line or `last`."""
         now = time.monotonic()
         if self._console.is_terminal or (now < self._next and not last):
             return

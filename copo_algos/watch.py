@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from copo_algos.baselines import named_driver
+from copo_algos.driving import Driving
 from copo_algos.errors import UserError
 from copo_algos.policy import Policy, load_policy
 from copo_algos.progress import PlainLines
@@ -284,30 +285,21 @@ def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: E
     """Step through as many episodes as it takes, from a simulator that has been reset. Fills `endings`."""
     rng = np.random.default_rng([config.seed, 1])  # another stream than the simulator's, which the seed alone begins
     batch, episode = simulator.batch, 0
-    lcf = np.zeros(simulator.num_slots, np.float32)
-    observe = policy.observer(simulator.num_slots)
-    _begin_lives(batch, lcf, policy, config, rng)
+    driving = Driving(policy, simulator.num_slots, rng, config.deterministic, config.lcf)
+    driving.admit(batch)
     for _ in range(config.warmup + config.steps):
         if batch.episode_over:
             episode += 1
             batch = simulator.reset(config.seed + episode)
-            _begin_lives(batch, lcf, policy, config, rng)
-        batch = simulator.step(policy.actions(simulator, observe(batch), lcf, rng, config.deterministic))
+            driving.admit(batch)
+        batch = simulator.step(driving.actions(simulator))
         for slot in np.flatnonzero(batch.outcome):
             endings[episode, int(batch.acted_life[slot])] = int(batch.outcome[slot])
-        _begin_lives(batch, lcf, policy, config, rng)
+        driving.admit(batch)
         caption = f"{name} · {float(batch.episode_step) * STEP_S:.1f} s"
         if endings:
             caption += f" · {_success(endings)}"
-        yield _Shot(episode, _copy(batch), simulator.wrecks(), simulator.traffic(), lcf.copy(), caption)
-
-
-def _begin_lives(
-    batch: StepBatch, lcf: np.ndarray, policy: Policy, config: WatchConfig, rng: np.random.Generator
-) -> None:
-    """A life keeps the coordination factor that it is born with."""
-    born = batch.spawned
-    lcf[born] = policy.draw_lcf(int(born.sum()), rng) if config.lcf is None else config.lcf
+        yield _Shot(episode, _copy(batch), simulator.wrecks(), simulator.traffic(), driving.lcf.copy(), caption)
 
 
 def _check_followed(follow: str | None, shots: list[_Shot]) -> None:
