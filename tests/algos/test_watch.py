@@ -14,7 +14,7 @@ from copo_algos import progress
 from copo_algos.cli import main
 from copo_algos.errors import UserError
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
-from copo_algos.watch import WatchConfig, _begin_lives, _drive, _scene, watch
+from copo_algos.watch import WatchConfig, _drive, _scene, watch
 from copo_algos.watch import show as show_film
 from copo_envs.process import make_simulator
 from copo_envs.scenes import SCENES, SceneError, scene_options
@@ -139,9 +139,9 @@ def test_a_life_keeps_the_coordination_factor_it_was_born_with() -> None:
 
 def test_one_coordination_factor_for_everybody() -> None:
     simulator = make_simulator(scene_options("particles", num_agents=6), in_process=True)
-    lcf = np.zeros(6, np.float32)
-    _begin_lives(simulator.reset(0), lcf, tiny_policy(), WatchConfig(lcf=0.25), np.random.default_rng(0))
-    np.testing.assert_array_equal(lcf, 0.25)
+    simulator.reset(0)
+    for shot in _drive(simulator, tiny_policy(), WatchConfig(steps=20, lcf=0.25), {}, "particles"):
+        np.testing.assert_array_equal(shot.lcf[shot.batch.active], np.float32(0.25))
 
 
 def test_the_scene_is_as_in_training_unless_told_otherwise() -> None:
