@@ -5,14 +5,12 @@ Its sentences are those below the fields in copo_algos/config.py, which --help s
 
 from __future__ import annotations
 
-import ast
-import inspect
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from benchmarks.markdown import read_page, replace_block, table, write_page
 from copo_algos.config import PARTS, PRESETS, CriticConfig, LCFConfig, PPOConfig, TrainConfig, preset
+from copo_algos.option_help import descriptions
 
 PAGE = Path(__file__).parent.parent / "docs" / "algorithms" / "README.md"
 SECTIONS: dict[type, str] = {
@@ -23,17 +21,6 @@ SECTIONS: dict[type, str] = {
 }
 """Class of settings -> its heading."""
 PRESET_NAMES = ["default", *(name for name in PRESETS if name != "default")]
-
-
-def descriptions(section: type) -> dict[str, str]:
-    """Setting -> the sentences below it in the code, in one line."""
-    (node,) = ast.parse(inspect.getsource(section)).body
-    assert isinstance(node, ast.ClassDef)
-    return {
-        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
-        for field, text in pairwise(node.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
 
 
 def settings_table() -> str:

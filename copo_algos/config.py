@@ -12,6 +12,7 @@ import tyro
 from copo_algos.algorithms import GLOBAL, get_algorithm
 from copo_algos.errors import UserError
 from copo_algos.machine import Precision
+from copo_algos.option_help import with_help
 from copo_algos.rewards import NeighbourRule
 from copo_envs.scenes import MOST, SceneOptions, scene_options
 
@@ -25,6 +26,7 @@ Estimator = Literal["per_sample", "split", "released"]
 PresetName = Literal["default", "fast", "paper", "paper_torch"]
 
 
+@with_help
 @dataclass(frozen=True)
 class PPOConfig:
     """The policy update that all algorithms share. Names as in CleanRL."""
@@ -63,6 +65,7 @@ class PPOConfig:
     """Advantages are bootstrapped at every so many steps of a rollout; 0: only at its end."""
 
 
+@with_help
 @dataclass(frozen=True)
 class LCFConfig:
     """The meta-step that learns the distribution of the local coordination factor (CoPO, paper section 3.3)."""
@@ -84,6 +87,7 @@ class LCFConfig:
     """The factor of every vehicle (copo_fixed_lcf), in [-1, 1]: 0 selfish, 1 for the neighbours alone."""
 
 
+@with_help
 @dataclass(frozen=True)
 class CriticConfig:
     """What the critics see of the neighbours (ccppo_mean_field, ccppo_concat, copo_mean_field)."""
@@ -96,6 +100,7 @@ class CriticConfig:
     """Whether those critics see the neighbours' actions too; --no-counterfactual: their observations alone."""
 
 
+@with_help
 @dataclass(frozen=True)
 class TrainConfig:
     """Train a population of vehicles on a scene.

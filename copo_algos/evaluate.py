@@ -33,6 +33,7 @@ from copo_algos.baselines import named_driver
 from copo_algos.driving import Driving
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.machine import hardware
+from copo_algos.option_help import with_help
 from copo_algos.policy import DESCRIPTION, Policy, PolicyInfo, last_checkpoint, load_policy, run_of
 from copo_algos.progress import PlainLines, say
 from copo_algos.released import is_released, load_released
@@ -51,6 +52,7 @@ FILE_WIDTH = 160
 LIVES, EPISODES, SUMMARY = "lives.csv", "episodes.csv", "summary.json"
 
 
+@with_help
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Drive a trained policy and score it.

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from copo_algos.baselines import named_driver
 from copo_algos.driving import Driving
 from copo_algos.errors import UserError
+from copo_algos.option_help import with_help
 from copo_algos.policy import Policy, load_policy
 from copo_algos.progress import PlainLines
 from copo_algos.released import is_released, load_released
@@ -33,6 +34,7 @@ from copo_envs.window import Window
 STEP_S = 0.1  # one env step, in every scene
 
 
+@with_help
 @dataclass(frozen=True)
 class WatchConfig:
     """Drive a trained policy and make a video of it, seen from above; or show it in a window, or in 3D."""

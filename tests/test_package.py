@@ -183,10 +183,13 @@ def test_constraints_name_every_direct_dependency_and_agree_with_it() -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "watch"])
-def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_every_setting_with_its_sentences_in_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from copo_algos.cli import main
     from copo_algos.config import CriticConfig, LCFConfig, PPOConfig, TrainConfig
     from copo_algos.evaluate import EvaluateConfig
+    from copo_algos.option_help import descriptions
     from copo_algos.watch import WatchConfig
 
     configs = {
@@ -194,6 +197,7 @@ def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[st
         "evaluate": (EvaluateConfig,),
         "watch": (WatchConfig,),
     }
+    monkeypatch.setenv("COLUMNS", "500")
     with pytest.raises(SystemExit) as exit_info:
         main([command, "--help"])
     assert exit_info.value.code == 0
@@ -201,6 +205,16 @@ def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[st
     elsewhere = {"train": {"algorithm", "ppo", "lcf", "critic"}, "evaluate": {"path"}, "watch": {"run"}}[command]
     names = {field.name for config in configs[command] for field in fields(config)} - elsewhere
     assert [name for name in names if f"--{name.replace('_', '-')}" not in text] == []
+    sentences = {name: words for config in configs[command] for name, words in descriptions(config).items()}
+    assert names <= set(sentences)
+    assert [name for name, words in sentences.items() if words not in text] == []
+
+
+def test_settings_whose_code_is_not_there_have_no_sentences() -> None:
+    from copo_algos.option_help import with_help
+
+    made = type("Made", (), {"__annotations__": {"size": "int"}})
+    assert with_help(made) is made and made.__annotations__ == {"size": "int"}
 
 
 def test_help_of_the_command_itself(capsys: pytest.CaptureFixture[str]) -> None:

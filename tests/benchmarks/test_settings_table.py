@@ -7,9 +7,10 @@ from dataclasses import fields
 
 import pytest
 
-from benchmarks.settings_table import PAGE, PRESET_NAMES, SECTIONS, descriptions, fill, presets_table, settings_table
+from benchmarks.settings_table import PAGE, PRESET_NAMES, SECTIONS, fill, presets_table, settings_table
 from copo_algos.cli import main
 from copo_algos.config import PARTS, PRESETS, preset
+from copo_algos.option_help import descriptions
 
 
 def rows(markdown: str) -> dict[str, list[str]]:
