@@ -17,4 +17,9 @@ def parallel_env(**options: Any) -> LivesEnv:
 
 def env(**options: Any) -> AECEnv:
     """The vehicles act in turn. Arguments as of `copo_envs.parallel_env`."""
+    return raw_env(**options)
+
+
+def raw_env(**options: Any) -> AECEnv:
+    """`env` before wrappers, and the same: order and actions are checked without."""
     return parallel_to_aec(parallel_env(**options))

@@ -70,6 +70,7 @@ def test_pettingzoo() -> None:
 @pytest.mark.filterwarnings("ignore:unknown reset option")
 def test_pettingzoo_in_turn() -> None:
     api_test(particles_v0.env(), 300)
+    api_test(particles_v0.raw_env(), 300)
     api_test(parallel_to_aec(drive_forwards_space(parallel_env("particles", num_agents=2, horizon=60))), 300)
     seed_test(particles_v0.env, 50)
     parallel_seed_test(particles_v0.parallel_env, 50)

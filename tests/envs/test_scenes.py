@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pettingzoo.utils.env import AECEnv
 
 import copo_envs
 from copo_envs.scenes import SCENES, SceneError, SceneOptions, get_scene, map_seed, scene_options
@@ -161,7 +162,8 @@ def test_every_scene_has_its_module(name: str) -> None:
     env = module.parallel_env(num_agents=2)
     assert env.metadata["name"] == f"{name}_v0" == str(env)
     assert env.scene == name and env.max_num_agents == env.options.max_lives
-    assert module.env(num_agents=2).metadata == env.metadata
+    for in_turn in (module.env(num_agents=2), module.raw_env(num_agents=2)):
+        assert isinstance(in_turn, AECEnv) and in_turn.metadata == env.metadata
     assert f"{name}_v0" in copo_envs.__all__
 
 
