@@ -204,7 +204,8 @@ def learning_sentence(folder: Path = RESULTS / "precision" / "amd_avx512_bf16") 
 
 
 def products_share(
-    cost: Path = RESULTS / "train_cost" / "epyc", precision: Path = RESULTS / "precision" / "amd_avx512_bf16"
+    cost: Path = RESULTS / "train_cost" / "epyc_critics_in_bfloat16",
+    precision: Path = RESULTS / "precision" / "amd_avx512_bf16",
 ) -> str:
     """A sentence: how much of CoPO's learning its matrix products take, were they all that there is."""
     learn = {
@@ -214,19 +215,25 @@ def products_share(
     }
     vehicles = {name: float(row["vehicles_mean"]) for name, row in learn.items()}
     first = f"{PPOConfig.minibatch_size} x {INPUTS} x {HIDDEN}"
-    networks = 1 + get_algorithm("copo").value_heads
+    critics = get_algorithm("copo").value_heads
+    # The gradient by the observation is not needed, and the output layers are small.
+    products = [
+        row
+        for row in _rows(precision / "precision.csv")
+        if row["product"] in PRODUCTS and (row["product"], row["shape"]) != ("d W^T", first)
+    ]
+    step = {name: sum(float(row[f"{name}_us"]) for row in products) for name in ("float32", "bfloat16")}
     words = []
-    for name in ("float32", "bfloat16"):
+    for name in step:
         minibatches = vehicles[name] * 1000 * PPOConfig.update_epochs / PPOConfig.minibatch_size
-        times = {(row["product"], row["shape"]): float(row[f"{name}_us"]) for row in _rows(precision / "precision.csv")}
-        # The gradient by the observation is not needed, and the output layers are small.
-        step = sum(time for key, time in times.items() if key[0] in PRODUCTS and key != ("d W^T", first))
+        seconds = minibatches * (step["float32"] + critics * step[name]) / 1e6
+        cost_s = float(learn[name]["cpu_s_per_1000_env_steps"])
         words.append(
-            f"{minibatches * networks * step / 1e6:.2f} of {float(learn[name]['cpu_s_per_1000_env_steps']):.2f} CPU "
-            f"seconds in {name}"
+            f"{seconds:.2f} of {cost_s:.2f} CPU seconds with the critics in {name} ({cost_s / vehicles[name]:.3f} per "
+            "1,000 vehicle samples)"
         )
     return (
-        f"Of CoPO's learning on the EPYC the matrix products of its {networks} networks, at the speed below, take "
+        f"Of CoPO's learning on the EPYC the matrix products of its {1 + critics} networks, at the speed below, take "
         f"{' and '.join(words)}. The rest is what lies between the products: activations, losses, Adam, gathering "
         "samples, values and advantages."
     )
