@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -181,28 +179,6 @@ def updates_sentence(folder: Path = RESULTS / "precision" / "amd_avx512_bf16") -
     )
 
 
-def learning_sentence(folder: Path = RESULTS / "precision" / "amd_avx512_bf16") -> str:
-    """What the trainings in either came to."""
-    rows = _rows(folder / "learning.csv")
-    words = []
-    for half in ("first", "second"):
-        rates = {
-            precision: [float(row[f"{half}_half_success"]) for row in rows if row["precision"] == precision]
-            for precision in ("float32", "bfloat16")
-        }
-        apart = [half - single for single, half in zip(rates["float32"], rates["bfloat16"], strict=True)]
-        error = statistics.stdev(apart) / math.sqrt(len(apart))
-        words.append(
-            f"{statistics.mean(rates['float32']):.1%} with float32 and {statistics.mean(rates['bfloat16']):.1%} with "
-            f"bfloat16 in their {half} half (mean difference of a seed {100 * statistics.mean(apart):+.1f} points, "
-            f"standard error {100 * error:.1f})"
-        )
-    return (
-        f"{len(rows) // 2} trainings of CoPO on `particles`, {int(rows[0]['env_steps']):,} env steps each, succeeded "
-        f"in {' and '.join(words)}."
-    )
-
-
 def products_share(
     cost: Path = RESULTS / "train_cost" / "epyc_critics_in_bfloat16",
     precision: Path = RESULTS / "precision" / "amd_avx512_bf16",
@@ -246,7 +222,7 @@ def fill(page: str) -> str:
         "equality": equality_table,
         "cost": cost_tables,
         "score": score_table,
-        "precision": lambda: f"{precision_table()}\n\n{updates_sentence()}\n\n{learning_sentence()}",
+        "precision": lambda: f"{precision_table()}\n\n{updates_sentence()}",
     }
     for name, table in tables.items():
         page = replace_block(page, name, table(), PAGE)

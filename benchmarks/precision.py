@@ -1,18 +1,16 @@
-"""Does bfloat16 make learning faster, and does it learn the same?
+"""Does bfloat16 make learning faster, and is it the same update?
 
     python -m benchmarks.precision
 
 The matrix products of a minibatch, on one thread: what a gradient step spends its time in, a layer's forward product,
 that for its weights' gradient, and that for its inputs' gradient, between tensors of float32 and of bfloat16. Then the
-passes of a whole critic forward and backward, with all that `--precision bfloat16` has to turn and to round; updates
-of the critics from the same samples in either, of a training of CoPO on a real scene; and whole trainings with either,
-on `particles`, where many seeds cost little.
+passes of a whole critic forward and backward, with all that `--precision bfloat16` has to turn and to round; and
+updates of the critics from the same samples in either, of a training of CoPO on a real scene.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import re
 import statistics
 import sys
@@ -45,7 +43,7 @@ INPUTS = 92  # observation and coordination factor of the intersection
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Time the matrix products and passes of a minibatch in float32 and bfloat16, and train with both."""
+    """Time the matrix products and passes of a minibatch in float32 and bfloat16, and compare updates in both."""
 
     rows: int = PPOConfig.minibatch_size
     """Samples of a minibatch."""
@@ -53,16 +51,12 @@ class PrecisionConfig:
     """Blocks of products per kind; the kinds take turns, and the median block counts."""
     products: int = 50
     """Products per block."""
-    seeds: int = 10
-    """Trainings per precision, from seed 0 on; 0: none."""
-    total_steps: int = 16_000
-    """Env steps of a training."""
     scene: str = "intersection"
     """Scene of the updates."""
     updates: int = 50
     """Updates of CoPO (preset fast, seed 100) of which every tenth is made in either precision; 0: none."""
     output: Path | None = None
-    """Where precision.csv, updates.csv, learning.csv and precision.json go. Default: a folder of
+    """Where precision.csv, updates.csv and precision.json go. Default: a folder of
     benchmarks/results/precision, named after the processor's maker and best instruction for bfloat16."""
 
 
@@ -108,30 +102,6 @@ def microseconds(work: Callable[[], object], count: int) -> float:
     for _ in range(count):
         work()
     return (time.thread_time() - start) / count * 1e6
-
-
-def learned(precision: Precision, seed: int, total_steps: int) -> dict[str, object]:
-    """One training of CoPO on particles: the success rates of the lives that ended in each half of it."""
-    settings = with_values(
-        preset("default", "copo"),
-        {"scene": "particles", "num_envs": 0, "seed": seed, "total_steps": total_steps, "precision": precision},
-    )
-    check(settings)
-    trainer = Trainer(settings)
-    halves = []
-    try:
-        trainer.begin()
-        for until in (total_steps // 2, total_steps):
-            ended = successes = 0
-            while trainer.env_steps < until:
-                row = trainer.train_iteration()
-                ended, successes = ended + row["ended"], successes + row["successes"]
-            halves.append(successes / ended if ended else math.nan)
-    finally:
-        trainer.close()
-    names = ("first_half_success", "second_half_success")
-    rates = {name: f"{rate:.4f}" for name, rate in zip(names, halves, strict=True)}
-    return {"precision": precision, "seed": seed, "env_steps": trainer.env_steps, **rates}
 
 
 def compared_updates(scene: str, updates: int) -> Iterator[dict[str, object]]:
@@ -188,11 +158,8 @@ def main(config: PrecisionConfig) -> None:
         raise UserError(
             f"rows={config.rows}, blocks={config.blocks}, products={config.products}; use 1 or more of each"
         )
-    if config.seeds < 0 or config.total_steps < 2 or config.updates < 0:
-        raise UserError(
-            f"seeds={config.seeds}, updates={config.updates}, total_steps={config.total_steps}; use 0 or more of the "
-            "first two, and 2 or more"
-        )
+    if config.updates < 0:
+        raise UserError(f"updates={config.updates}; use 0 or more")
     torch.set_num_threads(LEARNING_THREADS)
     instructions = bfloat16_instructions()
     output = config.output or Path("benchmarks/results/precision") / f"{_maker()}_{(instructions or ['none'])[0]}"
@@ -217,13 +184,6 @@ def main(config: PrecisionConfig) -> None:
         print(*(f"{name} {value}  " for name, value in row.items()), flush=True)
     if updates:
         write_rows(output / "updates.csv", updates)
-    trainings = []
-    for seed in range(config.seeds):
-        for precision in PRECISIONS:
-            trainings.append(learned(precision, seed, config.total_steps))
-            print(*(f"{name} {value}  " for name, value in trainings[-1].items()), flush=True)
-    if trainings:
-        write_rows(output / "learning.csv", trainings)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,7 @@ def test_the_products_have_the_shapes_of_a_layers_passes(dtype: torch.dtype):
 
 
 def test_the_tables(tmp_path: Path):
-    main(
-        PrecisionConfig(
-            rows=4, blocks=1, products=1, seeds=1, total_steps=1600, scene="particles", updates=10, output=tmp_path
-        )
-    )
+    main(PrecisionConfig(rows=4, blocks=1, products=1, scene="particles", updates=10, output=tmp_path))
     with (tmp_path / "precision.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 and rows[-1]["shape"] == "4 x 92 x 256 x 256 x 1"
@@ -46,18 +42,13 @@ def test_the_tables(tmp_path: Path):
         bfloat16, order = csv.DictReader(file)
     assert (bfloat16["update"], bfloat16["other"], order["other"]) == ("10", "bfloat16", "order")
     assert 1 > float(bfloat16["critics_cosine"]) > float(order["critics_cosine"]) > 0
-    with (tmp_path / "learning.csv").open(newline="") as file:
-        trainings = list(csv.DictReader(file))
-    assert [row["precision"] for row in trainings] == ["float32", "bfloat16"]
-    assert all(row["env_steps"] == "1600" and 0 <= float(row["second_half_success"]) <= 1 for row in trainings)
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"products": 0}, "products=0; use 1 or more"),
-        ({"seeds": -1}, "seeds=-1, updates=50, total_steps=16000; use 0 or more of the first two, and 2 or more"),
-        ({"total_steps": 1}, "total_steps=1"),
+        ({"updates": -1}, "updates=-1; use 0 or more"),
     ],
 )
 def test_nothing_to_measure_is_refused(tmp_path: Path, settings: dict[str, Any], sentence: str):
