@@ -318,3 +318,12 @@ def test_held_out_maps_differ_from_the_trained_one():
     trained, heldout = (lives[lives["episode"] == k].reset_index(drop=True) for k in (0, 1))
     assert len(trained) and len(heldout)
     assert not trained.drop(columns="episode").equals(heldout.drop(columns="episode"))
+
+
+@pytest.mark.simulator
+def test_the_policy_that_comes_with_the_package_arrives(tmp_path: Path):
+    """Nobody would untrained or with observations shifted by an entry; one in five with rays counted the other way."""
+    settings = {"scene": "intersection", "algorithm": "copo", "episodes": 1, "horizon": 600, "first_seed": 1_000_000}
+    success = evaluate(config(**settings, output=tmp_path))["success_rate"].item()
+    lives = len(pd.read_csv(tmp_path / "lives.csv"))
+    assert success > 0.5 and lives > 50
