@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from copo_algos import interrupts
 from copo_algos import ppo as ppo_module
@@ -130,15 +131,47 @@ def test_every_algorithm_trains_round_trips_its_checkpoint_and_resumes(tmp_path:
 
 @pytest.mark.parametrize("algorithm", ["ippo", "copo"])
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_trains(tmp_path: Path, algorithm: str, name: Any):
-    config = with_values(
-        preset(name, algorithm), TINY | {"run_dir": tmp_path, "total_steps": 48, "lcf_minibatch_size": 64}
-    )
-    row = metrics(train(config))[-1]
-    assert math.isfinite(float(row["policy_loss"]))
+def test_every_preset_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, name: Any):
+    """With all of its own values, on small scenes: 800 env steps, or an iteration where that is more."""
+    horizon, over = 40, []
+    step = SceneVector.step
+
+    def watched(scenes: SceneVector, actions: np.ndarray) -> Any:
+        batch = step(scenes, actions)
+        over.append(batch.episode_over.copy())
+        return batch
+
+    monkeypatch.setattr(SceneVector, "step", watched)
+    usual = preset(name, algorithm)
+    total = max(800, usual.steps_per_iteration)
+    small = {"scene": "particles", "num_agents": 4, "horizon": horizon, "total_steps": total}
+    rows = metrics(train(with_values(usual, {**small, "run_dir": tmp_path})))
+
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert {key: settings[key] for key in PRESETS[name]} == PRESETS[name] and settings["preset"] == name
+    assert steps(tmp_path) == list(range(usual.steps_per_iteration, total + 1, usual.steps_per_iteration))
+    assert all(math.isfinite(float(row["policy_loss"])) for row in rows)
+
+    first = np.argmax(over, axis=0) + 1  # env steps until the first episode of each environment is over
+    envs = settings["num_envs"]
+    cuts = [env * horizon // envs for env in range(1, envs)]
+    assert len(first) == envs and (first[1:].tolist() == cuts) == settings["stagger_episodes"]
+    assert settings["stagger_episodes"] or (first >= horizon).all()
+
+    (learned,) = checkpoints(tmp_path)
+    samples = np.diff([0, *(int(row["vehicle_steps"]) for row in rows)])
+    learner = load_file(learned / "learner.safetensors")
+    minibatches = (samples // settings["minibatch_size"]).sum()
+    assert learner["actor_optimizer.0.step"].item() == settings["update_epochs"] * minibatches > 0
+    normalizer = json.loads((learned / "learner.json").read_text()).get("normalizer", {"count": 0})
+    assert normalizer["count"] == (samples.sum() if settings["normalize_observations"] else 0)
+
     if algorithm == "copo":
-        assert config.lcf.lcf_estimator == ("released" if name.startswith("paper") else "per_sample")
-        assert float(row["lcf_mean_deg"]) != 0
+        assert settings["lcf_estimator"] == ("released" if name.startswith("paper") else "per_sample")
+        assert float(rows[-1]["lcf_mean_deg"]) != 0
+        size = settings["lcf_minibatch_size"]
+        meta_steps = settings["lcf_passes"] * (samples // size if size else np.ones_like(samples)).sum()
+        assert learner["lcf_optimizer.0.step"].item() == meta_steps
 
 
 def test_staggered_episodes_begin_at_different_times_and_cut_lives_do_not_count():
