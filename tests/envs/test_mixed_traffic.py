@@ -145,6 +145,29 @@ def test_the_rule_beats_random_actions_on_particles():
     assert arrived / ended > 0.7 and at_random / ended_at_random < 0.2
 
 
+@pytest.mark.simulator
+def test_in_metadrive_they_are_on_the_batched_step_and_drive_as_on_its_own(closing: Any):
+    def driven(step_backend: str) -> list[np.ndarray]:
+        options = scene_options(
+            "intersection", num_agents=2, rule_based=6, horizon=25, drain=False, step_backend=step_backend
+        )
+        simulator: Any = closing(local_simulator(options))
+        seen, rng = [], np.random.default_rng(0)
+        for seed in (5, 6):
+            batch = simulator.reset(seed)
+            assert simulator.simulator.backend == step_backend
+            while not batch.episode_over:
+                batch = simulator.step(drive(rng, 2))
+                seen += [batch.obs.copy(), batch.reward.copy(), simulator.traffic()]
+        simulator.close()
+        return seen
+
+    fast, stock = driven("fast"), driven("stock")
+    assert len(fast) == len(stock) == 3 * 2 * 25 and len(fast[2]) == 6
+    for ours, metadrives in zip(fast, stock, strict=True):
+        np.testing.assert_array_equal(ours, metadrives)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
