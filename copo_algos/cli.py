@@ -110,7 +110,7 @@ COMMANDS = {"train": _train, "evaluate": _evaluate, "watch": _watch}
 
 def _follow_auto(arguments: list[str]) -> list[str]:
     """--follow without a word after it follows whom it likes."""
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     return [
         word
         for argument, after in zip(arguments, following, strict=True)

@@ -159,6 +159,15 @@ def test_presets_decide_the_defaults_of_all_other_settings(
     assert [config.preset for config in seen] == ["default", "paper", "paper", "paper"]
 
 
+def test_watch_needs_no_word(monkeypatch: pytest.MonkeyPatch):
+    from copo_algos import watch as watch_module
+
+    seen = []
+    monkeypatch.setattr(watch_module, "watch", seen.append)
+    assert main(["watch"]) == 0
+    assert seen == [watch_module.WatchConfig()]
+
+
 @pytest.mark.parametrize("last", ["default", "paper", "paper_torch"])
 def test_the_last_of_several_presets_counts(monkeypatch: pytest.MonkeyPatch, last: str):
     from copo_algos import train as train_module
