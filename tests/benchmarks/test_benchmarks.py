@@ -334,6 +334,19 @@ def test_the_pages_show_the_committed_results_of_every_algorithm():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m benchmarks report"
 
 
+def test_the_readme_and_the_report_show_the_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("plot_curves", "plot_scenes"):  # the pictures are not compared
+        monkeypatch.setattr(reporting, name, lambda *arguments: None)
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "results" in block_names(page)
+    readme, folder = tmp_path / "README.md", Path("benchmarks") / "results"
+    readme.write_text(page, encoding="utf-8")
+    reporting.report(reporting.ReportConfig(ROOT / folder, output=tmp_path / folder, readme=readme))
+    for name in ("README.md", folder / "README.md"):
+        made, there = (root.joinpath(name).read_text(encoding="utf-8") for root in (tmp_path, ROOT))
+        assert made == there, f"{name}: run python -m benchmarks report --readme README.md"
+
+
 def test_a_curve_of_many_seeds_lies_in_its_band():
     rng = np.random.default_rng(0)
     steps = np.arange(1.0, 21.0)
