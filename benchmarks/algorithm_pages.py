@@ -16,6 +16,7 @@ from benchmarks.results_folder import (
     best_success,
     best_success_100ep,
     by_scene,
+    commands_of,
     comparable,
     episodes_of,
     notes_of,
@@ -93,14 +94,13 @@ def results_block(algorithm: str, results: list[Result], report: str) -> str:
     together = [seed for seeds in groups.values() for seed in seeds]
     episodes = episodes_of(together)
     evaluation = f"Evaluation: `copo evaluate`, the last checkpoint over {episodes} episodes, from which the interval. "
-    commands = "\n".join(result.provenance["command"] for result in together)
     notes = "".join(f"\n{note}\n" for note in notes_of(together))
     return (
         f"{table(COLUMNS, rows)}\n"
         f"Mean (standard deviation) over the seeds. {evaluation if episodes else ''}"
         f"Last column, for reference: {PUBLISHED_LABEL}. "
         f"[Other measures, definitions, versions and hardware]({report}). Trained by\n\n"
-        f"```bash\n{commands}\n```\n{notes}"
+        f"```bash\n{commands_of(together)}\n```\n{notes}"
     )
 
 

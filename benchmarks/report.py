@@ -19,6 +19,7 @@ from benchmarks.results_folder import (
     best_success,
     best_success_100ep,
     by_scene,
+    commands_of,
     comparable,
     episodes_of,
     load,
@@ -220,8 +221,7 @@ def _origin(results: list[Result]) -> str:
         _together("Commit", (result.provenance["commit"] or "unknown" for result in results)),
     ]
     lines += notes_of(results)
-    commands = "\n".join(result.provenance["command"] for result in results)
-    return "\n".join(f"* {line}" for line in lines) + f"\n\n```bash\n{commands}\n```\n"
+    return "\n".join(f"* {line}" for line in lines) + f"\n\n```bash\n{commands_of(results)}\n```\n"
 
 
 def _definitions() -> str:

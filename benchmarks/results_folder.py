@@ -186,6 +186,16 @@ def notes_of(results: Iterable[Result]) -> list[str]:
     return notes
 
 
+def commands_of(results: Iterable[Result]) -> str:
+    """The commands of the trainings, a line each, with the commits at which they repeat them."""
+    return "\n".join(
+        f"{result.provenance['command']}  # at {result.provenance['commit'][:7]}"
+        if result.provenance["commit"]
+        else result.provenance["command"]
+        for result in results
+    )
+
+
 def percent(value: float) -> str:
     """A share in percent."""
     return f"{100 * value:.1f}"

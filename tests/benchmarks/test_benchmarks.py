@@ -203,7 +203,7 @@ def test_report_names_its_origin_and_its_definitions(results: Path):
         "Date: 2026-01-02\n",
         "best 100 episodes after 1,000,000 env steps (CL: 2,000,000) in MetaDrive 0.2.5",
         "CL 75.7 (6.2)",
-        "copo train copo --scene intersection --seed 1\n",
+        "copo train copo --scene intersection --seed 1  # at abc\n",
         "(successes - crashes - outs) / 1000",
     ):
         assert part in text
@@ -263,7 +263,8 @@ def test_an_algorithms_block_is_that_worked_out_by_hand(results: Path):
         *("`intersection`", "0, 1 (n = 2)", "19,200", "44.0 (8.5)", "40.0 (7.1)"),
         *("80.0 (28.3) [75.0 to 83.3]", "79.5 (5.0)"),
     ]
-    assert "copo train copo --scene intersection --seed 0\ncopo train copo --scene intersection --seed 1\n" in text
+    commands = [f"copo train copo --scene intersection --seed {seed}  # at abc\n" for seed in (0, 1)]
+    assert "".join(commands) in text
     assert "last checkpoint over 2 episodes" in text and "](report.md)" in text
     text = algorithm_pages.results_block("ippo", found, "report.md")
     assert rows_of(text, "`intersection`")[0][5:] == ["-", "71.9 (5.3)"]
