@@ -84,11 +84,11 @@ def about(runs: dict[str, pd.DataFrame]) -> str:
     settings = json.loads((RESULTS / next(iter(runs)) / "config.json").read_text())
     versions = ", ".join(f"{name} {version}" for name, version in found[0]["versions"].items())
     dates = ", ".join(sorted({one["date"] for one in found}))
-    lengths = ", ".join(
+    processors = ", ".join(
         f"{NAMES[setup]}: on {one['hardware'].partition(',')[0]}" for setup, one in zip(runs, found, strict=True)
     )
     return (
-        f"CoPO on {settings['scene']}, seed {settings['seed']}, one training per setup ({lengths}); windows of "
+        f"CoPO on {settings['scene']}, seed {settings['seed']}, one training per setup ({processors}); windows of "
         f"{WINDOW:,} env steps; trainings that were stopped at different times do not compare by their success. "
         f"{versions}; {dates}.{_missing(runs)}"
     )
