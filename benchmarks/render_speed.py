@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.lane_follower import LaneFollower
 from benchmarks.origin import write_measurement
-from copo_envs.process import make_simulator
+from copo_envs.make import make_simulator
 from copo_envs.render import TopDownRenderer
 from copo_envs.scenes import scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.lane_follower import LaneFollower
-from copo_envs.process import make_simulator
+from copo_envs.make import make_simulator
 from copo_envs.render import TopDownRenderer
 from copo_envs.scenes import SCENES, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from copo_algos.algorithms import Algorithm
 from copo_algos.clock import Clock
-from copo_algos.config import CriticConfig
+from copo_algos.config import TrainConfig
 from copo_algos.critic_inputs import CriticInput
 from copo_algos.factors import draw_lcf, with_lcf
 from copo_algos.mlp import TanhMLP
@@ -17,7 +18,7 @@ from copo_algos.normalizer import Normalizer
 from copo_algos.rewards import NeighbourRule, shared_rewards
 from copo_algos.types import Lives, Rollout
 from copo_envs.outcomes import Outcome
-from copo_envs.process import SceneVector
+from copo_envs.scene_vector import SceneVector
 from copo_envs.step_batch import StepBatch
 
 
@@ -26,39 +27,35 @@ class Collector:
 
     Args:
         scenes: E environments of N slots.
-        uses_lcf: vehicles draw a coordination factor at birth, which is appended to their observation.
-        neighbours_distance: metres, for the neighbourhood reward.
+        algorithm: what the vehicles are driven by: whether they draw a coordination factor at birth, which is appended
+            to their observation; what their critics see; whom the neighbourhood reward counts.
+        config: distances, the rule of who is a neighbour and the settings of the critics.
         rng: draws the coordination factors.
         generator: draws the action noise.
-        neighbour_rule, counts_itself: who counts for the neighbourhood and the global reward, see `shared_rewards`.
-        critic_input: what the critics see; None: the observation.
-        uniform_lcf: the factors are drawn from U[-1, 1] whatever the mean and the standard deviation.
         normalizer: of what the networks see.
     """
 
     def __init__(
         self,
         scenes: SceneVector,
-        uses_lcf: bool,
-        neighbours_distance: float,
+        algorithm: Algorithm,
+        config: TrainConfig,
         rng: np.random.Generator,
         generator: torch.Generator,
-        neighbour_rule: NeighbourRule = "ours",
-        counts_itself: bool = False,
-        critic_input: CriticInput | None = None,
-        uniform_lcf: bool = False,
         normalizer: Normalizer | None = None,
     ):
         self._scenes = scenes
-        self._uses_lcf = uses_lcf
-        self._distance = neighbours_distance
-        self._rule: NeighbourRule = neighbour_rule
-        self._counts_itself = counts_itself
-        self._critic_input = critic_input or CriticInput("ego", CriticConfig(), neighbours_distance)
-        self._uniform_lcf = uniform_lcf
+        self._algorithm = algorithm
+        self._distance = algorithm.neighbours_distance or config.neighbours_distance
+        self._rule: NeighbourRule = config.neighbour_rule
+        self._critic_input = CriticInput(algorithm.critic_input, config.critic, config.neighbours_distance)
         self._normalizer = normalizer
         self._rng = rng
         self._generator = generator
+        self.obs_size = scenes.obs_size + algorithm.uses_lcf
+        """D, as the policy sees it."""
+        self.critic_obs_size = self._critic_input.size(self.obs_size)
+        """C, as the critics see it."""
         rows = (scenes.num_envs, scenes.num_slots)
         self._lcf = np.zeros(rows, np.float32)
         self._life_reward = np.zeros(rows)
@@ -99,7 +96,7 @@ class Collector:
         clock = clock or Clock()
         scenes = self._scenes
         shape = (num_steps, scenes.num_envs, scenes.num_slots)
-        obs = np.zeros((*shape, scenes.obs_size + self._uses_lcf), np.float32)
+        obs = np.zeros((*shape, self.obs_size), np.float32)
         action, mean, log_std = (np.zeros((*shape, 2), np.float32) for _ in range(3))
         log_prob, lcf = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         acted, terminated, truncated = (np.zeros(shape, np.bool_) for _ in range(3))
@@ -121,7 +118,7 @@ class Collector:
             clock.lap("simulate")
 
             acted[t], terminated[t], truncated[t] = batch.acted, batch.terminated, batch.truncated
-            reward[t] = shared_rewards(batch, self._distance, self._rule, self._counts_itself)
+            reward[t] = shared_rewards(batch, self._distance, self._rule, self._algorithm.counts_itself)
             if batch.truncated.any():
                 truncated_obs.append(self._truncated_obs(batch))
             self._count_lives(batch, lives, episode_rates)
@@ -132,7 +129,7 @@ class Collector:
         critic_obs = self._critic_input(obs, action, position, acted)
         next_obs = self._policy_obs(now.obs)
         next_obs = self._critic_input(next_obs, np.zeros_like(action[-1]), now.position, now.active)
-        no_obs = np.zeros((0, critic_obs.shape[-1]), np.float32)
+        no_obs = np.zeros((0, self.critic_obs_size), np.float32)
         clock.lap("infer")
         return Rollout(
             obs=obs,
@@ -154,7 +151,7 @@ class Collector:
     def _policy_obs(self, obs: np.ndarray) -> np.ndarray:
         """(E, N, D) as the policy sees it: with (phi + 1) / 2 appended where there is a coordination factor, and
         normalised where it is to be."""
-        obs = with_lcf(obs, self._lcf) if self._uses_lcf else obs.copy()
+        obs = with_lcf(obs, self._lcf) if self._algorithm.uses_lcf else obs.copy()
         return obs if self._normalizer is None else self._normalizer(obs)
 
     def _truncated_obs(self, batch: StepBatch) -> np.ndarray:
@@ -200,9 +197,9 @@ class Collector:
 
     def _admit(self, batch: StepBatch, lcf_mean: float, lcf_std: float) -> None:
         """Every newborn draws its coordination factor, which it keeps for life."""
-        if self._uses_lcf:
-            born = int(batch.spawned.sum())
-            self._lcf[batch.spawned] = draw_lcf(born, lcf_mean, lcf_std, self._rng, self._uniform_lcf)
+        if self._algorithm.uses_lcf:
+            born, uniform = int(batch.spawned.sum()), self._algorithm.lcf == "uniform"
+            self._lcf[batch.spawned] = draw_lcf(born, lcf_mean, lcf_std, self._rng, uniform)
 
 
 def _join(pieces: list[tuple[np.ndarray, ...]], episode_success_rates: list[float]) -> Lives:

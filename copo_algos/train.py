@@ -18,7 +18,6 @@ from copo_algos.best import Evaluations, evaluation_due
 from copo_algos.checkpoint import LearnerParts, counts, load_learner, save_checkpoint
 from copo_algos.clock import Clock
 from copo_algos.config import TrainConfig, check, without_effect
-from copo_algos.critic_inputs import CriticInput
 from copo_algos.curriculum import vehicles_at
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
@@ -34,7 +33,8 @@ from copo_algos.run_folder import alone_in, prepare, write_settings
 from copo_algos.types import Rollout, Samples
 from copo_algos.wandb_log import WandbLog, require_wandb
 from copo_envs.outcomes import Outcome
-from copo_envs.process import SceneVector, WorkerError
+from copo_envs.process import WorkerError
+from copo_envs.scene_vector import SceneVector
 
 CURVE = "learning_curve.png"
 LOSSES = ("policy_loss", "value_loss", "kl", "entropy")
@@ -70,10 +70,12 @@ class Trainer:
             start_seed=self.options.start_seed,
         )
         self.actor = make_actor(self.info, self.generator, config.ppo.log_std_init).to(self.device)
-        policy_obs_size = obs_size + self.algorithm.uses_lcf
-        critic_input = CriticInput(self.algorithm.critic_input, config.critic, config.neighbours_distance)
-        critic_size = critic_input.size(policy_obs_size)
-        self.critic = ValueCritic(critic_size, self.algorithm.value_heads, self.generator)
+        normalize = config.ppo.normalize_observations
+        self.normalizer = Normalizer(obs_size + self.algorithm.uses_lcf) if normalize else None
+        self.collector = Collector(
+            self.scenes, self.algorithm, config, self.rng, self.generator, normalizer=self.normalizer
+        )
+        self.critic = ValueCritic(self.collector.critic_obs_size, self.algorithm.value_heads, self.generator)
         self.critic.to(self.device)
         self.lcf = LCFDistribution(config.lcf.lcf_initial_mean, config.lcf.lcf_initial_std)
         self.lcf.to(self.device)
@@ -85,20 +87,6 @@ class Trainer:
         ]
         self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
         self.kl_coef = config.ppo.kl_coef
-        self.normalizer = Normalizer(policy_obs_size) if config.ppo.normalize_observations else None
-
-        self.collector = Collector(
-            self.scenes,
-            self.algorithm.uses_lcf,
-            self.algorithm.neighbours_distance or config.neighbours_distance,
-            self.rng,
-            self.generator,
-            config.neighbour_rule,
-            self.algorithm.counts_itself,
-            critic_input,
-            self.algorithm.lcf == "uniform",
-            self.normalizer,
-        )
         self.record = Record()
         self.clock = Clock()
         """Of the iteration in progress, or the last one."""

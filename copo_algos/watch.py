@@ -23,8 +23,8 @@ from copo_algos.option_help import with_help
 from copo_algos.policy import Policy, load_policy
 from copo_algos.progress import PlainLines
 from copo_algos.released import is_released, load_released
+from copo_envs.make import make_simulator
 from copo_envs.outcomes import Outcome
-from copo_envs.process import make_simulator
 from copo_envs.render import RenderError, TopDownRenderer, check_video, render_options, write_video
 from copo_envs.scenes import SceneOptions, get_scene, scene_options
 from copo_envs.step_batch import Simulator, StepBatch

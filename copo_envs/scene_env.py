@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from pettingzoo.utils.env import ParallelEnv
 
-from copo_envs.process import make_simulator
+from copo_envs.make import make_simulator
 from copo_envs.scenes import SceneError, as_numbers, check_seed, get_scene, is_whole, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 

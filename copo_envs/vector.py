@@ -18,8 +18,8 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from copo_envs.process import SceneVector
 from copo_envs.scene_env import INFO_FIELDS, RENDER_FPS, check_render_options, read_reset_options
+from copo_envs.scene_vector import SceneVector
 from copo_envs.scenes import SceneError, as_numbers, check_seed, is_whole, map_seed, scene_options
 from copo_envs.step_batch import ACTION_SIZE, StepBatch
 

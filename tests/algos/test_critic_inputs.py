@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copo_algos.algorithms import CriticInputName
-from copo_algos.config import CriticConfig
+from copo_algos.algorithms import Algorithm, CriticInputName
+from copo_algos.config import CriticConfig, TrainConfig
 from copo_algos.critic_inputs import CriticInput
 from copo_algos.networks import GaussianActor
 from copo_algos.rollout import Collector
-from copo_envs.process import SceneVector
+from copo_envs.scene_vector import SceneVector
 from copo_envs.scenes import scene_options
 
 NAMES: tuple[CriticInputName, ...] = ("ego", "mean_field", "concat")
@@ -91,9 +91,9 @@ def test_the_collector_shows_critics_the_neighbours_of_the_same_moment(name: Cri
     see = CriticInput(name, CriticConfig(mean_field_distance=30.0), 30.0)
     with SceneVector(options, 0) as scenes, SceneVector(options, 0) as twin:
         generator = torch.Generator().manual_seed(0)
-        collector = Collector(
-            scenes, True, 25.0, np.random.default_rng(0), generator, critic_input=see, uniform_lcf=True
-        )
+        row = Algorithm("test", "uniform factors, critics that see the neighbours", lcf="uniform", critic_input=name)
+        config = TrainConfig("copo", neighbours_distance=30.0, critic=see.config)
+        collector = Collector(scenes, row, config, np.random.default_rng(0), generator)
         collector.begin([5], 0.0, 0.0)
         rollout = collector.collect(GaussianActor(33, 2, generator), 30, 0.0, 0.0)
         before = copy.deepcopy(twin.reset([5]).row(0))

@@ -14,7 +14,7 @@ from copo_algos.config import TrainConfig, with_values
 from copo_algos.curriculum import vehicles_at
 from copo_algos.errors import UserError
 from copo_algos.train import Trainer, train
-from copo_envs.process import SceneVector
+from copo_envs.scene_vector import SceneVector
 from copo_envs.scenes import SceneError, scene_options
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,7 @@ import torch
 
 from copo_algos.advantages import coordinate, standardise
 from copo_algos.algorithms import NEIGHBOURHOOD, OWN, get_algorithm
-from copo_algos.config import CriticConfig, LCFConfig, PPOConfig
-from copo_algos.critic_inputs import CriticInput
+from copo_algos.config import LCFConfig, PPOConfig, TrainConfig
 from copo_algos.factors import draw_lcf
 from copo_algos.lcf import LCFDistribution, lcf_update
 from copo_algos.networks import GaussianActor, ValueCritic, gaussian_log_prob
@@ -96,14 +95,14 @@ class Learner:
         self.row = get_algorithm(self.algorithm)
         generator = torch.Generator().manual_seed(0)
         obs_size = self.toy.obs_size + self.row.uses_lcf
-        see = CriticInput(self.row.critic_input, CriticConfig(), 40.0)
+        self.rng = np.random.default_rng(0)
+        config = TrainConfig(self.algorithm, ppo=self.ppo, lcf=self.lcf)
+        self.collector = Collector(self.toy, self.row, config, self.rng, generator)
         self.actor = GaussianActor(obs_size, 2, generator)
-        self.critic = ValueCritic(see.size(obs_size), self.row.value_heads, generator)
+        self.critic = ValueCritic(self.collector.critic_obs_size, self.row.value_heads, generator)
         self.factor = LCFDistribution(self.lcf.lcf_initial_mean, self.lcf.lcf_initial_std)
         self.step, *self.fit = adams(self.actor, self.critic, self.ppo.learning_rate)
         self.meta = torch.optim.Adam(self.factor.parameters(), lr=self.lcf.lcf_learning_rate)
-        self.rng = np.random.default_rng(0)
-        self.collector = Collector(self.toy, self.row.uses_lcf, 40.0, self.rng, generator, critic_input=see)
         self.collector.begin(list(range(self.toy.num_envs)), *self.values())
 
     def values(self) -> tuple[float, float]:

@@ -12,13 +12,17 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
+from copo_algos.algorithms import get_algorithm
+from copo_algos.config import TrainConfig
+from copo_algos.factors import draw_lcf, with_lcf
 from copo_algos.networks import GaussianActor
-from copo_algos.rollout import Collector, draw_lcf, with_lcf
+from copo_algos.rollout import Collector
 from copo_algos.types import Lives, Rollout
 from copo_envs.outcomes import Outcome
-from copo_envs.process import SceneVector, WorkerRestartWarning
+from copo_envs.scene_vector import SceneVector, WorkerRestartWarning
 from copo_envs.scenes import scene_options
 from copo_envs.step_batch import StepBatch
+from tests.envs.workers import kill
 
 OPTIONS = scene_options("particles", num_agents=24, horizon=70)
 DISTANCE = 25.0
@@ -47,11 +51,16 @@ class Recording:
     batches: list[StepBatch]
 
 
+def collector_of(scenes: SceneVector, uses_lcf: bool) -> Collector:
+    config = TrainConfig("copo" if uses_lcf else "ippo", neighbours_distance=DISTANCE)
+    generator = torch.Generator().manual_seed(2)
+    return Collector(scenes, get_algorithm(config.algorithm), config, np.random.default_rng(3), generator)
+
+
 def record(num_envs: int, uses_lcf: bool) -> Recording:
     seeds = SEEDS[: max(1, num_envs)]
     with SceneVector(OPTIONS, num_envs) as scenes, SceneVector(OPTIONS, 0) as twin:
-        generator = torch.Generator().manual_seed(2)
-        collector = Collector(scenes, uses_lcf, DISTANCE, np.random.default_rng(3), generator)
+        collector = collector_of(scenes, uses_lcf)
         collector.begin(seeds, 0.2, 0.3)
         actor = make_actor(uses_lcf)
         parts = [collector.collect(actor, STEPS, *values) for values in ((0.2, 0.3), (-0.6, 0.01))]
@@ -239,7 +248,7 @@ def test_ippo_has_no_factor():
 
 def test_environments_in_workers_each_follow_their_seed():
     with SceneVector(OPTIONS, 2) as scenes, SceneVector(OPTIONS, 0) as twin:
-        collector = Collector(scenes, True, DISTANCE, np.random.default_rng(3), torch.Generator().manual_seed(2))
+        collector = collector_of(scenes, True)
         collector.begin(SEEDS, 0.2, 0.3)
         rollout = collector.collect(make_actor(True), 30, 0.2, 0.3)
         for env in range(2):
@@ -252,21 +261,18 @@ def test_environments_in_workers_each_follow_their_seed():
 
 def test_lives_in_a_worker_that_dies_are_cut_and_not_counted():
     with SceneVector(OPTIONS, 2, restart=True) as scenes, SceneVector(OPTIONS, 0) as twin:
-        collector = Collector(scenes, True, DISTANCE, np.random.default_rng(3), torch.Generator().manual_seed(2))
+        collector = collector_of(scenes, True)
         collector.begin(SEEDS, 0.2, 0.3)
         count = 0
 
-        def kill() -> None:
+        def kill_in_the_tenth_step() -> None:
             nonlocal count
             count += 1
-            process = scenes._workers[1]._process
-            assert process is not None
             if count == 10:
-                process.kill()
-                process.wait()
+                kill(scenes._workers[1])
 
         with pytest.warns(WorkerRestartWarning):
-            rollout = collector.collect(make_actor(True), 30, 0.2, 0.3, kill)
+            rollout = collector.collect(make_actor(True), 30, 0.2, 0.3, kill_in_the_tenth_step)
         _, batches = follow(twin, rollout, 0)
     # The lost step: truncated with the last known observation, which gives its bootstrap, and without reward.
     alive = rollout.acted[9, 1] & ~rollout.terminated[9, 1] & ~rollout.truncated[9, 1]
@@ -289,7 +295,7 @@ def test_lives_in_a_worker_that_dies_are_cut_and_not_counted():
 
 def test_without_an_ending_the_lists_are_empty():
     with SceneVector(OPTIONS, 0) as scenes:
-        collector = Collector(scenes, True, DISTANCE, np.random.default_rng(3), torch.Generator().manual_seed(2))
+        collector = collector_of(scenes, True)
         collector.begin(SEEDS[:1], 0.0, 0.1)
         rollout = collector.collect(make_actor(True), 2, 0.0, 0.1)
     assert rollout.truncated_obs.shape == (0, 33)
@@ -299,7 +305,7 @@ def test_without_an_ending_the_lists_are_empty():
 def test_the_collector_calls_back_after_every_step():
     steps = []
     with SceneVector(OPTIONS, 0) as scenes:
-        collector = Collector(scenes, False, DISTANCE, np.random.default_rng(3), torch.Generator().manual_seed(2))
+        collector = collector_of(scenes, False)
         collector.begin(SEEDS[:1], 0.0, 0.1)
         collector.collect(make_actor(False), 5, 0.0, 0.1, lambda: steps.append(int(scenes.batch.episode_step[0])))
     assert steps == [1, 2, 3, 4, 5]

@@ -29,9 +29,11 @@ from copo_algos.networks import Layers
 from copo_algos.policy import checkpoints, load_policy
 from copo_algos.run_folder import alone_in, prepare
 from copo_algos.train import Trainer, train
-from copo_envs.process import SceneVector, WorkerError, WorkerRestartWarning
+from copo_envs.process import WorkerError
+from copo_envs.scene_vector import SceneVector, WorkerRestartWarning
 from copo_envs.scenes import SceneError
 from tests.algos.tiny import TINY, tiny
+from tests.envs.workers import kill
 
 pytestmark = pytest.mark.slow
 
@@ -513,10 +515,7 @@ def test_a_second_signal_stops_at_once():
 
 
 def kill_worker(trainer: Trainer) -> None:
-    process = trainer.scenes._workers[1]._process
-    assert process is not None
-    process.kill()
-    process.wait()
+    kill(trainer.scenes._workers[1])
 
 
 def test_a_dead_worker_is_replaced_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ from copo_algos.errors import UserError
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
 from copo_algos.watch import WatchConfig, _drive, _scene, watch
 from copo_algos.watch import show as show_film
-from copo_envs.process import make_simulator
+from copo_envs.make import make_simulator
 from copo_envs.scenes import SCENES, SceneError, scene_options
 from copo_envs.window import Window
 

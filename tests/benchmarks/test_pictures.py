@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import render_speed, scene_pictures
-from copo_envs.process import make_simulator
+from copo_envs.make import make_simulator
 from copo_envs.scenes import SCENES, scene_options
 
 IMAGES = Path(__file__).resolve().parent.parent.parent / "docs" / "images"

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copo_envs import parallel_env, slots_env, vector_env
-from copo_envs.process import SceneVector, local_simulator
+from copo_envs.local import local_simulator
+from copo_envs.scene_vector import SceneVector
 from copo_envs.scenes import SceneError, everybody_an_agent, scene_options
 from copo_envs.step_batch import NOW_FIELDS
 from copo_envs.testing import check_deterministic, check_scene, check_simulator

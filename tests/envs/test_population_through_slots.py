@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from copo_envs.episodes import AutoReset
 from copo_envs.lives_env import LivesEnv
+from copo_envs.local import LocalWorker
 from copo_envs.outcomes import Outcome
-from copo_envs.process import AutoReset
 from copo_envs.slots_env import SlotsEnv
 from copo_envs.step_batch import StepBatch
 from copo_envs.vector import SceneVectorEnv
@@ -223,7 +224,9 @@ def test_lives(population: Population) -> None:
 def test_arrays(population: Population) -> None:
     env = SceneVectorEnv("particles", in_process=True, num_agents=population.num_slots)
     truth = Scripted(population.episodes, population.num_slots)
-    env._scenes._local = AutoReset(truth)
+    worker = env._scenes._workers[0]
+    assert isinstance(worker, LocalWorker)
+    worker._stepper = AutoReset(truth)
     heard, episode, rows = Heard(), 0, population.num_slots
     obs, infos = env.reset(seed=0)
     lives = np.full(rows, -1)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from copo_envs.make import make_simulator
 from copo_envs.outcomes import Outcome
-from copo_envs.process import make_simulator
 from copo_envs.render import (
     MARKER_STEPS,
     RenderError,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from copo_envs.process import local_simulator
+from copo_envs.local import local_simulator
 from copo_envs.rule_driver import (
     PATIENCE,
     POINTS,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from copo_envs.lives_env import LivesEnv, parallel_env
+from copo_envs.local import local_simulator
 from copo_envs.outcomes import Outcome
-from copo_envs.process import local_simulator
 from copo_envs.scenes import SCENES, SceneError, scene_options
 from copo_envs.step_batch import Simulator, StepBatch
 from copo_envs.testing import check_simulator

@@ -14,9 +14,10 @@ from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
 import copo_envs
 from copo_envs.outcomes import Outcome
-from copo_envs.process import SceneVector, WorkerRestartWarning
+from copo_envs.scene_vector import SceneVector, WorkerRestartWarning
 from copo_envs.scenes import SCENES, SceneError, scene_options
 from copo_envs.vector import SceneVectorEnv, vector_env
+from tests.envs.workers import kill
 
 Closing = Callable[[SceneVectorEnv], SceneVectorEnv]
 TRANSITION = ("outcome", "own_reward", "velocity_m_s", "route_completion", "cost", "energy", "life_steps")
@@ -244,9 +245,7 @@ def test_a_scene_whose_worker_dies_goes_on(closing: Closing) -> None:
     for step in range(80):
         before, active, life = obs, infos["active"], infos["life"]
         if step == 40:
-            process = env._scenes._workers[0]._process
-            assert process is not None
-            process.kill()
+            kill(env._scenes._workers[0])
             with pytest.warns(WorkerRestartWarning, match="killed by SIGKILL"):
                 obs, rewards, terminated, truncated, infos = env.step(forwards(env, rng))
             assert infos["worker_restarted"].tolist() == [True] * 4 + [False] * 4

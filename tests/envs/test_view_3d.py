@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from copo_envs.process import make_simulator
+from copo_envs.make import make_simulator
 from copo_envs.render import RenderError
 from copo_envs.scenes import scene_options
 from copo_envs.view_3d import View3D, assets_folder, check_assets, loading_assets
