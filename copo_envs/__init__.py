@@ -15,6 +15,8 @@ import gymnasium
 
 from copo_envs.lives_env import LivesEnv, parallel_env
 from copo_envs.outcomes import Outcome
+from copo_envs.process import WorkerDied, WorkerError
+from copo_envs.scene_vector import WorkerRestartWarning
 from copo_envs.scenes import SCENES, SceneError, SceneOptions, scene_options
 
 # At once and not on demand: the function has the name of its module, and whichever is bound last wins.
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         testing,
         tollgate_v0,
     )
+    from copo_envs.drawing.options import RenderError
     from copo_envs.vector import SceneVectorEnv, vector_env
     from copo_envs.wrappers import CoordinatedReward, LCFObservation, NeighbourInfo, NeighbourObservation
 
@@ -45,10 +48,14 @@ __all__ = [
     "NeighbourInfo",
     "NeighbourObservation",
     "Outcome",
+    "RenderError",
     "SceneError",
     "SceneOptions",
     "SceneVectorEnv",
     "SlotsEnv",
+    "WorkerDied",
+    "WorkerError",
+    "WorkerRestartWarning",
     "bottleneck_v0",
     "intersection_v0",
     "parallel_env",
@@ -84,9 +91,11 @@ for _scene, _id in GYMNASIUM_IDS.items():
 
 
 def __getattr__(name: str) -> Any:
-    # What workers do not need, and what needs `copo_envs.process`: a worker runs that module as its main program.
+    # What a worker or a plain environment does not need is imported on demand.
     if name == "testing" or (name.endswith("_v0") and name in __all__):
         return import_module(f"copo_envs.{name}")
+    if name == "RenderError":  # drawing needs Pillow
+        return import_module("copo_envs.drawing.options").RenderError
     if name in ("vector_env", "SceneVectorEnv"):
         return getattr(import_module("copo_envs.vector"), name)
     if name in ("CoordinatedReward", "LCFObservation", "NeighbourInfo", "NeighbourObservation"):

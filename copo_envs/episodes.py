@@ -1,10 +1,45 @@
-"""Episode after episode: their seeds, and a simulator that begins the next one by itself."""
+"""Episode after episode: whether one is under way, their seeds, and a simulator that begins the next one by itself."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import numpy as np
 
+from copo_envs.scenes import SceneError
 from copo_envs.step_batch import Simulator, StepBatch
+
+
+@dataclass
+class EpisodeState:
+    """Whether a simulator can take a step."""
+
+    begun: bool = False
+    over: bool = False
+    interrupted: str = ""
+    """reset or step, where one was: it has left something half done, on which nothing can go on."""
+
+    def check(self) -> None:
+        """Refuse a step that cannot be.
+
+        Raises:
+            SceneError: with the reason.
+        """
+        if self.interrupted:
+            raise SceneError(f"the last {self.interrupted} was interrupted: call reset(seed) to begin an episode")
+        if not self.begun:
+            raise SceneError("step() before reset(): call reset(seed) first")
+        if self.over:
+            raise SceneError("the episode is over: call reset(seed) to begin another")
+
+    @contextmanager
+    def during(self, call: str) -> Iterator[None]:
+        """Around a reset or step: an exception leaves it `interrupted`."""
+        self.interrupted = call
+        yield
+        self.interrupted = ""
 
 
 class EpisodeSeeds:
@@ -40,10 +75,10 @@ class AutoReset:
         self._steps = 0
 
     def reset(
-        self, seed: int, num_agents: int | None = None, maps: str | None = None, first_steps: int = 0
+        self, seeds: EpisodeSeeds, num_agents: int | None = None, maps: str | None = None, first_steps: int = 0
     ) -> StepBatch:
-        """Begin the episode of `seed`, which determines all that follow it as well; see `SceneVector.reset`."""
-        self._seeds = EpisodeSeeds(seed)
+        """Begin the current episode of `seeds`, which determine all that follow it as well; see `SceneVector.reset`."""
+        self._seeds = seeds
         self._first_steps, self._steps = first_steps, 0
         self._num_agents = num_agents
         self._maps = maps

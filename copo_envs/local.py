@@ -49,6 +49,10 @@ class LocalWorker:
     def receive(self) -> None:
         """Nothing to wait for."""
 
+    @property
+    def backend(self) -> str | None:
+        return self._simulator.backend
+
     def scenery(self) -> dict[str, Any]:
         return self._simulator.scenery()
 

@@ -53,6 +53,10 @@ class DeferredSimulator:
             raise SceneError("step() before reset(): call reset(seed) first")
         return self._simulator.step(actions)
 
+    @property
+    def backend(self) -> str | None:
+        return None if self._simulator is None else self._simulator.backend
+
     def scenery(self) -> dict[str, Any]:
         if self._simulator is None:
             raise SceneError("the scene has no map before its first reset")

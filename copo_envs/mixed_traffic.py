@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from copo_envs.episodes import EpisodeState
 from copo_envs.scenes import SceneError, SceneOptions, check_actions
 from copo_envs.step_batch import ACTION_SIZE, NOW_FIELDS, Simulator, StepBatch
 
@@ -38,7 +39,7 @@ class MixedTraffic:
         """Number of a life in the simulator -> its number among the agents' lives."""
         self._begun = 0
         """Lives that have begun in the simulator, the agents' and the others'."""
-        self._started = self._over = False
+        self._state = EpisodeState()
 
     def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
         self.batch.clear_transition()
@@ -48,6 +49,11 @@ class MixedTraffic:
         count = self.num_slots if num_agents is None else num_agents
         if not 1 <= count <= self.num_slots:
             raise SceneError(f"num_agents={count} at reset; this environment was made for 1 to {self.num_slots}")
+        with self._state.during("reset"):
+            self._begin(seed, count, maps)
+        return self.batch
+
+    def _begin(self, seed: int, count: int, maps: str | None) -> None:
         vehicles = count + self.options.rule_based
         self.simulator.begin_episode(seed, vehicles, maps)
         rng = np.random.default_rng([seed, _KINDS_STREAM])
@@ -55,16 +61,17 @@ class MixedTraffic:
         self._agents = np.concatenate([chosen, np.arange(vehicles, self.num_slots + self.options.rule_based)])
         self._numbers, self._begun = {}, vehicles
         self._take_over_now()
-        self.batch.episode_over[...] = self._over = False
-        self._started = True
-        return self.batch
+        self.batch.episode_over[...] = self._state.over = False
+        self._state.begun = True
 
     def step(self, actions: np.ndarray) -> StepBatch:
-        if not self._started:
-            raise SceneError("step() before reset(): call reset(seed) first")
-        if self._over:
-            raise SceneError("the episode is over: call reset(seed) to begin another")
+        self._state.check()
         moves = check_actions(actions, self.num_slots, self.batch.active)
+        with self._state.during("step"):
+            self._advance(moves)
+        return self.batch
+
+    def _advance(self, moves: np.ndarray) -> None:
         self._step_everybody(moves)
         inner = self.simulator.batch
         for field in fields(StepBatch):
@@ -75,8 +82,11 @@ class MixedTraffic:
         while not (inner.active[self._agents].any() or inner.episode_over or self._nobody_will_come()):
             self._step_everybody(np.zeros((self.num_slots, ACTION_SIZE), np.float32))
         self._take_over_now()
-        self.batch.episode_over[...] = self._over = not self.batch.active.any()
-        return self.batch
+        self.batch.episode_over[...] = self._state.over = not self.batch.active.any()
+
+    @property
+    def backend(self) -> str | None:
+        return self.simulator.backend
 
     def scenery(self) -> dict[str, Any]:
         return {**self.simulator.scenery(), "rule_based": True}

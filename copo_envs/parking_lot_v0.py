@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pettingzoo.utils.conversions import parallel_to_aec
 from pettingzoo.utils.env import AECEnv
 
 from copo_envs.lives_env import LivesEnv
+from copo_envs.turns_env import turns_env
 
 
 def parallel_env(**options: Any) -> LivesEnv:
@@ -22,4 +22,4 @@ def env(**options: Any) -> AECEnv:
 
 def raw_env(**options: Any) -> AECEnv:
     """`env` before wrappers, and the same: order and actions are checked without."""
-    return parallel_to_aec(parallel_env(**options))
+    return turns_env("parking_lot", **options)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from copo_envs.episodes import EpisodeState
 from copo_envs.outcomes import Outcome
 from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene, map_seed
 from copo_envs.step_batch import StepBatch
@@ -69,8 +70,7 @@ class ParticlesSimulator:
         self.max_lives = options.max_lives
         self.batch = StepBatch.zeros(n, self.obs_size)
         self._rng = np.random.default_rng(0)
-        self._started = False
-        self._over = False
+        self._state = EpisodeState()
         self._population = n  # discs and wrecks that the square holds in this episode
         self._lives = 0  # lives begun in this episode
         self._wreck_steps = np.zeros(n, np.int64)  # steps until a wreck is taken away; 0: no wreck
@@ -90,26 +90,32 @@ class ParticlesSimulator:
         count = self.num_slots if num_agents is None else num_agents
         if not 1 <= count <= self.num_slots:
             raise SceneError(f"num_agents={count} at reset; this environment was made for 1 to {self.num_slots}")
+        with self._state.during("reset"):
+            self._begin(seed, count)
+        return self.batch
+
+    def _begin(self, seed: int, count: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self._started = True
+        self._state.begun = True
         self._population, self._lives = count, 0
         self._wreck_steps[:] = 0
         batch = self.batch
         batch.clear_now()
         batch.episode_step[...] = 0
-        batch.episode_over[...] = self._over = False
+        batch.episode_over[...] = self._state.over = False
         for slot, place in enumerate(self._rng.permutation(len(PLACES))[:count]):
             self._enter(slot, int(place))
         self._show_now()
-        return batch
 
     def step(self, actions: np.ndarray) -> StepBatch:
+        self._state.check()
+        moves = check_actions(actions, self.num_slots, self.batch.active)
+        with self._state.during("step"):
+            self._advance(moves)
+        return self.batch
+
+    def _advance(self, moves: np.ndarray) -> None:
         batch, options = self.batch, self.options
-        if not self._started:
-            raise SceneError("step() before reset(): call reset(seed) first")
-        if self._over:
-            raise SceneError("the episode is over: call reset(seed) to begin another")
-        moves = check_actions(actions, self.num_slots, batch.active)
         alive = batch.active.copy()
         before = _lengths(self._goal - self._position)
         self._move(moves, alive)
@@ -156,14 +162,17 @@ class ParticlesSimulator:
         self._clear_wrecks()
         self._wreck_steps[ended & ~reached] = options.delay_done
         if out_of_time:
-            batch.episode_over[...] = self._over = True
+            batch.episode_over[...] = self._state.over = True
         else:
             self._respawn()
         self._show_now()
-        return batch
+
+    @property
+    def backend(self) -> None:
+        return None
 
     def scenery(self) -> dict[str, Any]:
-        if not self._started:
+        if not self._state.begun:
             raise SceneError("the scene has no map before its first reset")
         square = HALF_SIDE * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
         border = np.concatenate([square, square[:1]])
@@ -183,7 +192,7 @@ class ParticlesSimulator:
 
     def rule_actions(self) -> np.ndarray:
         """Everybody turns to the goal, away from who is near, and is slow while turning."""
-        if not self._started:
+        if not self._state.begun:
             raise SceneError("rule_actions() before reset(): call reset(seed) first")
         alive = self.batch.active
         gaps = _gaps(self._position, alive | (self._wreck_steps > 0))
@@ -221,7 +230,7 @@ class ParticlesSimulator:
             if batch.active.any():
                 return
             if not may_come:
-                batch.episode_over[...] = self._over = True
+                batch.episode_over[...] = self._state.over = True
                 return
             batch.episode_step += 1
             self._clear_wrecks()

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -104,6 +104,13 @@ class ProcessSimulator:
         self.send("rule_actions")
         return self.receive()
 
+    @property
+    def backend(self) -> str | None:
+        if self._process is None:
+            return None
+        self.send("backend")
+        return self.receive()
+
     def send(self, command: str, *arguments: Any) -> None:
         """Send a command to the worker; `receive` waits for it. The first one starts the worker."""
         if self._process is not None and os.getpid() != self._owner:
@@ -160,8 +167,7 @@ class ProcessSimulator:
     def _start(self) -> None:
         size = StepBatch.nbytes(self.num_slots, self.obs_size) + self._actions.nbytes
         ours, theirs = socket.socketpair()
-        with tempfile.TemporaryFile() as shared, theirs:
-            shared.truncate(size)
+        with _shared_file(size) as shared, theirs:
             memory = mmap.mmap(shared.fileno(), size)
             environment = dict(os.environ)
             # The worker must find this very package, installed or not, and needs no second thread.
@@ -215,6 +221,20 @@ def _end_worker(process: subprocess.Popen[bytes], pipe: Connection, owner: int) 
         process.wait()
 
 
+def _shared_file(size: int) -> IO[bytes]:
+    """A file of `size` bytes of memory that two processes can map.
+
+    Not one in the folder for temporary files where that can be avoided: should that be full, the first write to the
+    mapping would kill the process.
+    """
+    if sys.platform == "linux":
+        shared = os.fdopen(os.memfd_create("copo_envs"), "w+b")
+    else:
+        shared = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
+    shared.truncate(size)
+    return shared
+
+
 def _actions_in(memory: Any, num_slots: int, obs_size: int) -> np.ndarray:
     offset = StepBatch.nbytes(num_slots, obs_size)
     return np.ndarray((num_slots, ACTION_SIZE), np.float32, buffer=memory, offset=offset)
@@ -223,7 +243,14 @@ def _actions_in(memory: Any, num_slots: int, obs_size: int) -> np.ndarray:
 def _work(pipe: Connection, memory: Any) -> None:
     """The worker's life: commands in, batches out through the shared memory."""
     options, auto_reset = pipe.recv()
-    simulator = local_simulator(options)
+    try:
+        simulator = local_simulator(options)
+    except Exception:  # MetaDrive cannot be imported, say: an error, and no death that another worker would mend
+        import traceback
+
+        pipe.recv()
+        pipe.send(("failed", traceback.format_exc()))
+        return
     stepper = AutoReset(simulator) if auto_reset else simulator
     shared = StepBatch.from_buffer(memory, simulator.num_slots, simulator.obs_size)
     actions = _actions_in(memory, simulator.num_slots, simulator.obs_size)
@@ -243,6 +270,8 @@ def _work(pipe: Connection, memory: Any) -> None:
             elif command == "set_num_agents":
                 assert isinstance(stepper, AutoReset)
                 stepper.set_num_agents(*arguments)
+            elif command == "backend":
+                value = simulator.backend
             else:
                 value = getattr(simulator, command)()
             pipe.send(("done", value))

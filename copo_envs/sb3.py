@@ -121,6 +121,10 @@ class SceneVecEnv(VecEnv):
         self._next_seed = check_seed(seed)
         return [self._next_seed + row // self.scenes.num_slots for row in range(self.num_envs)]
 
+    def rule_actions(self) -> np.ndarray:
+        """(rows, 2) float32: what the rule-based driver would do now; see `SceneEnv.rule_actions`."""
+        return self.scenes.rule_actions()
+
     def close(self) -> None:
         """End the workers."""
         self.scenes.close()

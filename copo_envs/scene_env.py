@@ -188,11 +188,18 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
         """What the rule-based driver would do now: agent -> (2,) float32, for every living vehicle.
 
         A baseline, and a teacher for imitation. It knows the map and where everybody is and goes, which no observation
-        tells. Asking changes nothing.
+        tells. Asking moves nobody. In MetaDrive's scenes the driver remembers what it saw, such as who has stood how
+        long, and sees a step when it is asked in it: ask in every step, or an answer may differ.
         """
         self._last_batch()
         actions = self._simulator.rule_actions()
         return {agent: actions[slot] for agent, slot in self._living().items()}
+
+    @property
+    def backend(self) -> str | None:
+        """The step that drives this episode: "fast", MetaDrive's for all vehicles at once, or "stock", MetaDrive's own,
+        which gives the same numbers in three to six times as long. None before the first reset, and in `particles`."""
+        return self._simulator.backend
 
     def _living(self) -> dict[str, int]:
         """Agents with a living vehicle, and their slots."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -62,7 +63,7 @@ class SceneVector:
 
     def reset(
         self,
-        seeds: Sequence[int],
+        seeds: Sequence[int] | None,
         num_agents: int | None = None,
         maps: str | None = None,
         first_steps: Sequence[int] | None = None,
@@ -70,28 +71,35 @@ class SceneVector:
         """Begin an episode in each environment. `seeds` (E,) determine it and all that follow it there.
 
         Args:
-            seeds: one each.
+            seeds: one each. None: every environment goes on to the episode that would have begun next.
             num_agents, maps: as of `Simulator.reset`; they hold for the episodes that follow, too.
             first_steps: (E,) cut the first episode after so many steps, so that those that follow begin at different
                 times; 0: do not. Lives that are cut are truncated, with outcome 0.
         """
-        if len(seeds) != self.num_envs:
+        if seeds is None and not self._seeds:
+            raise SceneError("reset() without seeds before the first reset: give one for each environment")
+        if seeds is not None and len(seeds) != self.num_envs:
             raise SceneError(f"{len(seeds)} seeds for {self.num_envs} environments; give one each")
         cuts = [0] * self.num_envs if first_steps is None else [int(steps) for steps in first_steps]
         if len(cuts) != self.num_envs or min(cuts) < 0:
             raise SceneError(f"first_steps={cuts}; give {self.num_envs} numbers of 0 or more")
         self._first_steps = cuts
         self._rows = [self.batch.row(env) for env in range(self.num_envs)]
-        self._seeds = [EpisodeSeeds(seed) for seed in seeds]
+        if seeds is not None:
+            self._seeds = [EpisodeSeeds(seed) for seed in seeds]
+        else:
+            for sequence in self._seeds:
+                sequence.advance()
         self._num_agents, self._maps = num_agents, maps
         self.restarted[:] = False
         self._begin_again(self._ask(range(self.num_envs), self._send_reset))
         self._note_seeds()
         return self.batch
 
-    def next_seeds(self) -> list[int]:
-        """(E,) the seeds of the episodes that would begin next by themselves. Empty before the first reset."""
-        return [seeds.advance() for seeds in self._seeds]
+    @property
+    def begun(self) -> bool:
+        """Whether there was a reset, from which the next one can go on."""
+        return bool(self._seeds)
 
     def set_num_agents(self, num_agents: int) -> None:
         """Begin the episodes from each environment's next one on with so many vehicles.
@@ -122,6 +130,10 @@ class SceneVector:
             self._seeds[env].advance()
         self._note_seeds()
         return self.batch
+
+    def backend(self, env: int) -> str | None:
+        """The step that drives the episode of an environment, see `Simulator.backend`."""
+        return self._workers[env].backend
 
     def scenery(self, env: int) -> dict[str, Any]:
         """The scenery of an environment, see `Simulator.scenery`."""
@@ -170,7 +182,8 @@ class SceneVector:
         return {**self.__dict__, "_rows": []}
 
     def _send_reset(self, env: int) -> None:
-        self._workers[env].send("reset", self._seeds[env].current, self._num_agents, self._maps, self._first_steps[env])
+        seeds = copy.deepcopy(self._seeds[env])  # a scene in this process must not share it
+        self._workers[env].send("reset", seeds, self._num_agents, self._maps, self._first_steps[env])
 
     def _ask(self, envs: Iterable[int], send: Callable[[int], None]) -> dict[int, WorkerDied]:
         """Send a command to some workers, wait for all of them, and take over what they did. Returns who died."""

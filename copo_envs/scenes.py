@@ -188,12 +188,20 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
     for name in ("drain", "respawn"):
         if not isinstance(given.get(name, True), (bool, np.bool_)):
             raise SceneError(f"{name}={given[name]!r} is not a truth value; use True or False")
+        if name in given:
+            given[name] = bool(given[name])  # NumPy's is no value of JSON
     if not given.get("max_lives"):
         # A wreck holds its place for delay_done steps and nobody arrives within 25: more lives do not fit a place.
         shortest = min(given.get("delay_done", SceneOptions.delay_done), 25)
         given["max_lives"] = (given["num_agents"] + rule_based) * (
             1 + math.ceil(given.get("horizon", SceneOptions.horizon) / shortest)
         )
+        if given["max_lives"] > MOST["max_lives"]:
+            raise SceneError(
+                f"horizon={given.get('horizon', SceneOptions.horizon)} and delay_done="
+                f"{given.get('delay_done', SceneOptions.delay_done)} could make {given['max_lives']} lives in an "
+                f"episode; use a shorter horizon, or say max_lives, {MOST['max_lives']} at most"
+            )
     if given["max_lives"] < given["num_agents"] + rule_based:
         vehicles = f"num_agents={given['num_agents']}" + (f" and rule_based={rule_based}" if rule_based else "")
         raise SceneError(f"max_lives={given['max_lives']} is fewer than {vehicles}; use at least that many")

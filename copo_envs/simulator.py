@@ -8,6 +8,7 @@ environment can be pickled, and an unused one costs nothing.
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any
 
 import metadrive.envs.marl_envs as marl_envs
@@ -23,6 +24,7 @@ from metadrive.envs.marl_envs.multi_agent_metadrive import MultiAgentMetaDrive
 from metadrive.manager.pg_map_manager import PGMapManager
 
 from copo_envs import metadrive_fixes
+from copo_envs.episodes import EpisodeState
 from copo_envs.outcomes import outcome_of
 from copo_envs.rule_driver import RuleDriver
 from copo_envs.scenes import SceneError, SceneOptions, check_actions, get_scene, map_seed
@@ -167,8 +169,9 @@ class MetaDriveSimulator:
         self._fast: Any = None  # the batched step, once it has been made
         self._batched: Any = None  # the batched step, or None: MetaDrive's own
         self._refused = False  # the batched step was tried and does not work here
-        self._over = False
-        self._resetting = False  # stays True where a reset was interrupted: MetaDrive's engine is between two episodes
+        self._state = EpisodeState()
+        self._end: weakref.finalize | None = None
+        """Ends the engine; calls itself when this object goes."""
         self._vehicle_observations: dict[str, Any] = {}
         self._slot_of: dict[str, int] = {}
         self._rule_driver = RuleDriver()
@@ -176,8 +179,9 @@ class MetaDriveSimulator:
         self._rule_actions_at = -1
 
     @property
-    def backend(self) -> str:
-        """The step in use in this episode, "fast" or "stock"."""
+    def backend(self) -> str | None:
+        if self._env is None:
+            return None
         return "stock" if self._batched is None else "fast"
 
     @property
@@ -198,11 +202,17 @@ class MetaDriveSimulator:
         count = self.num_slots if num_agents is None else num_agents
         if not 1 <= count <= self.num_slots:
             raise SceneError(f"num_agents={count} at reset; this environment was made for 1 to {self.num_slots}")
-        if self._resetting:
-            self.close()
-        self._resetting = True
+        if self._state.interrupted:
+            self.close()  # the engine is between two episodes or steps
+        with self._state.during("reset"):
+            self._begin(seed, count, map_number)
+        return self.batch
+
+    def _begin(self, seed: int, count: int, map_number: int) -> None:
         if self._env is None:
             self._env = self._start()
+            self._end = weakref.finalize(self, _end_engine, self._env)
+            self._end.atexit = False  # the process's end is the engine's too
         env = self._env
         env.episode_rng = np.random.default_rng(seed)
         env.config["num_agents"] = env.num_agents = count
@@ -223,25 +233,24 @@ class MetaDriveSimulator:
         batch = self.batch
         batch.clear_now()
         batch.episode_step[...] = 0
-        batch.episode_over[...] = self._over = False
+        batch.episode_over[...] = self._state.over = False
         self._slot_of.clear()
         self._rule_driver.forget()
         self._rule_actions_at = -1
         self._choose_backend(map_number)
         for slot, (agent, vehicle) in enumerate(env.agents.items()):
             self._enter(agent, vehicle, slot, obs[agent])
-        self._resetting = False
-        return batch
+        self._state.begun = True
 
     def step(self, actions: np.ndarray) -> StepBatch:
+        self._state.check()
+        moves = check_actions(actions, self.num_slots, self.batch.active)
+        with self._state.during("step"):
+            self._advance(moves)
+        return self.batch
+
+    def _advance(self, moves: np.ndarray) -> None:
         env, batch = self._env, self.batch
-        if env is None:
-            raise SceneError("step() before reset(): call reset(seed) first")
-        if self._resetting:
-            raise SceneError("the last reset was interrupted: call reset(seed) to begin an episode")
-        if self._over:
-            raise SceneError("the episode is over: call reset(seed) to begin another")
-        moves = check_actions(actions, self.num_slots, batch.active)
         acting = dict(self._slot_of)
 
         batch.clear_transition()
@@ -254,7 +263,6 @@ class MetaDriveSimulator:
         batch.episode_step[...] = env.episode_step
         batch.episode_over[...] = False
         self._update_population(obs, ended=batch.terminated | batch.truncated, out_of_time=out_of_time)
-        return batch
 
     def _step_stock(self, moves: np.ndarray, acting: dict[str, int], out_of_time: bool) -> dict[str, np.ndarray]:
         """MetaDrive's own step. Returns the observations of everybody who is alive after it."""
@@ -353,20 +361,21 @@ class MetaDriveSimulator:
             raise SceneError("rule_actions() before reset(): call reset(seed) first")
         now = int(self._env.episode_step)
         if self._rule_actions_at != now:  # the driver remembers who has stood how long: it must see a moment once
-            self._rule_actions_at = now
-            self._rule_actions = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
+            actions = np.zeros((self.num_slots, ACTION_SIZE), np.float32)
             for agent, action in self._rule_driver(self._env).items():
-                self._rule_actions[self._slot_of[agent]] = action
+                if agent in self._slot_of:  # at the end of an episode that is not drained, MetaDrive's drive on
+                    actions[self._slot_of[agent]] = action
+            self._rule_actions, self._rule_actions_at = actions, now
         return self._rule_actions.copy()
 
     def close(self) -> None:
-        if self._env is not None:
-            env, self._env = self._env, None
+        if self._end is not None:
+            end, self._end, self._env = self._end, None, None
             self._fast = self._batched = None
-            self._refused = self._resetting = False
+            self._refused = False
+            self._state = EpisodeState()
             self._vehicle_observations = {}
-            env.close()
-            metadrive_fixes.set_geometry("metadrive")  # whoever uses MetaDrive here next finds its own roads
+            end()
 
     def __getstate__(self) -> dict[str, Any]:
         if self._env is not None:
@@ -449,8 +458,7 @@ class MetaDriveSimulator:
             batch.position[slot] = batch.acted_position[slot]
             batch.heading[slot] = batch.acted_heading[slot]
         if out_of_time:
-            self._over = True
-            batch.episode_over[...] = True
+            batch.episode_over[...] = self._state.over = True
             return
         self._admit_newborns(obs)
         while not self._slot_of:
@@ -458,8 +466,7 @@ class MetaDriveSimulator:
             manager = env.agent_manager
             used_up = not manager._allow_respawn or manager.next_agent_count >= self.max_lives
             if used_up or env.episode_step >= self.options.horizon:
-                self._over = True
-                batch.episode_over[...] = True
+                batch.episode_over[...] = self._state.over = True
                 return
             obs = self._pass_time()
             batch.episode_step[...] = env.episode_step
@@ -485,6 +492,11 @@ class MetaDriveSimulator:
             env.agent_manager.set_allow_respawn(False)
         newborn_obs, _ = env._respawn_vehicles(randomize_position=env.config["random_traffic"])
         return newborn_obs
+
+
+def _end_engine(env: Any) -> None:
+    env.close()
+    metadrive_fixes.set_geometry("metadrive")  # whoever uses MetaDrive here next finds its own roads
 
 
 def _state(thing: Any) -> tuple[float, float, float]:

@@ -173,6 +173,12 @@ class Simulator(Protocol):
         """What the last call left."""
         ...
 
+    @property
+    def backend(self) -> str | None:
+        """The step that drives this episode: "fast", MetaDrive's for all vehicles at once, or "stock", its own. None
+        before the first reset, and where there is no MetaDrive."""
+        ...
+
     def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
         """Begin the episode that `seed` determines with `num_agents` vehicles (default: every slot), on one of the
         `maps` "train" or "heldout" (default: as in the options)."""
@@ -202,7 +208,8 @@ class Simulator(Protocol):
         ...
 
     def rule_actions(self) -> np.ndarray:
-        """(N, 2) float32: what the rule-based driver would do now, zeros for empty slots. Asking changes nothing."""
+        """(N, 2) float32: what the rule-based driver would do now, zeros for empty slots. Asking moves nobody; but the
+        driver sees what it is asked about alone, and how long somebody has stood counts: ask in every step."""
         ...
 
     def close(self) -> None:

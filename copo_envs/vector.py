@@ -45,8 +45,9 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Infos are arrays over the rows, always with the same keys, each with gymnasium's mask `_<key>` of the rows that it
     speaks of. About the vehicle that acted in the row in this step (zeros where nobody did): `acted`, `outcome`,
     `own_reward`, `velocity_m_s`, `route_completion`, `cost`, `energy`, `life_steps`. About the one that is in it now:
-    `active`, `life` (its number in the episode, -1 for none), `spawned` (it appeared in this step). `position` is that
-    of the former or, where nobody acted, of the latter. About the scene of the row: `seed`, `map_seed` and
+    `active`, `life` (its number in the episode, -1 for none), `spawned` (it appeared in this step), `next_position`
+    and `next_heading`. `position` and `heading` are those of the former or, where nobody acted, of the latter: metres,
+    and radians counter-clockwise from the x axis. About the scene of the row: `seed`, `map_seed` and
     `episode_step` of the running episode, `episode_over` (this step ended an episode; the next has begun),
     `worker_restarted`.
 
@@ -137,9 +138,10 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         num_agents, maps = read_reset_options(options, self.num_slots, stacklevel=3)
         if isinstance(seed, (list, tuple)) and len(seed) == self.num_scenes and all(one is None for one in seed):
             seed = None
+        seeds = None
         if seed is None:
-            drawn = self.np_random.integers(2**31, size=self.num_scenes)
-            seeds = self._scenes.next_seeds() or [int(number) for number in drawn]
+            if not self._scenes.begun:
+                seeds = [int(number) for number in self.np_random.integers(2**31, size=self.num_scenes)]
         elif isinstance(seed, (list, tuple)) or (isinstance(seed, np.ndarray) and seed.ndim):
             if len(seed) != self.num_scenes:
                 raise SceneError(f"{len(seed)} seeds for {self.num_scenes} scenes; give one each, or a single number")
@@ -150,7 +152,7 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             first = check_seed(seed)
             seeds = [check_seed(first + scene) for scene in range(self.num_scenes)]
             super().reset(seed=first)
-        map_seed(self.options, seeds[0], maps)  # refuses maps that there are not
+        map_seed(self.options, 0, maps)  # refuses maps that there are not
         batch = self._scenes.reset(seeds, num_agents, maps)
         self._started, self._maps = True, maps
         self._note()
@@ -197,6 +199,16 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         zeros where there is neither."""
         self._check_started()
         return self._positions(self._scenes.batch)
+
+    def headings(self) -> np.ndarray:
+        """(rows,) radians, counter-clockwise from the x axis, of those in `positions()`."""
+        self._check_started()
+        return self._headings(self._scenes.batch)
+
+    @property
+    def backend(self) -> str | None:
+        """The step that drives the episode of the first scene, see `SceneEnv.backend`."""
+        return self._scenes.backend(0) if self._started else None
 
     def rule_actions(self) -> np.ndarray:
         """(rows, 2) float32: what the rule-based driver would do now, zeros for empty rows; see
@@ -255,6 +267,9 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _positions(self, batch: StepBatch) -> np.ndarray:
         return self._rows(np.where(batch.acted[..., None], batch.acted_position, batch.position))
 
+    def _headings(self, batch: StepBatch) -> np.ndarray:
+        return self._rows(np.where(batch.acted, batch.acted_heading, batch.heading))
+
     def _infos(self, batch: StepBatch) -> dict[str, Any]:
         acted, everywhere = self._rows(batch.acted), np.ones(self.num_envs, np.bool_)
         infos: dict[str, Any] = {"acted": acted, "_acted": everywhere}
@@ -262,8 +277,14 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             infos[key], infos[f"_{key}"] = self._rows(getattr(batch, field)), acted
         for key in ("active", "life", "spawned"):
             infos[key], infos[f"_{key}"] = self._rows(getattr(batch, key)), everywhere
-        infos["position"] = self._positions(batch)
-        infos["_position"] = acted | infos["active"]
+        for key, values, known in (
+            ("position", self._positions(batch), acted | infos["active"]),
+            ("heading", self._headings(batch), acted | infos["active"]),
+            # Of who is there now: where a vehicle ended and another has its row already, that is not the same.
+            ("next_position", self._rows(batch.position), infos["active"]),
+            ("next_heading", self._rows(batch.heading), infos["active"]),
+        ):
+            infos[key], infos[f"_{key}"] = values, known
         scenes = self._scenes
         for key, per_scene in (
             ("seed", scenes.episode_seed),
@@ -278,7 +299,7 @@ class SceneVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _add_final(self, infos: dict[str, Any], ended: np.ndarray, **of_the_ended: np.ndarray) -> None:
         """`final_obs` (still empty) and `final_info` as gymnasium's own vector environments have them."""
         final: dict[str, Any] = {}
-        columns = {key: infos[key] for key in (*INFO_FIELDS, "acted", "position", "worker_restarted")}
+        columns = {key: infos[key] for key in (*INFO_FIELDS, "acted", "position", "heading", "worker_restarted")}
         for key, column in {**columns, **of_the_ended}.items():
             values = np.zeros_like(column)
             values[ended] = column[ended]

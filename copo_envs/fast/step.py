@@ -8,6 +8,7 @@ be one, a position on the border of a lane) is asked of Bullet itself (`copo_env
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import logging
@@ -580,10 +581,12 @@ def _compile() -> None:
 
     Workers start together, so they take turns: the first compiles, and the others find its work.
     """
-    cache = Path(os.environ.get("NUMBA_CACHE_DIR", Path(kernels.__file__).parent))
-    with (Path(tempfile.gettempdir()) / f"copo_envs-{os.getuid()}.lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if not any(cache.rglob("kernels.*.nbi")):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # no place for a lock: whoever finds nothing compiles
+            name = f"copo_envs-{os.getuid()}.lock"
+            turn = stack.enter_context((Path(tempfile.gettempdir()) / name).open("w"))
+            fcntl.flock(turn, fcntl.LOCK_EX)
+        if not any(Path(kernels.navigate.stats.cache_path).glob("kernels.*.nbi")):
             _log.warning("compiling the kernels of the batched step, once for this installation: about half a minute")
         try:
             kernels.warm_up()

@@ -143,7 +143,8 @@ def _sizes(thing: Any) -> dict[str, int]:
 def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
     code = (
         "import os, time\nfrom pathlib import Path\nfrom copo_envs.fast import kernels, step\n"
-        "def compile():\n    time.sleep(1)\n    Path(os.environ['NUMBA_CACHE_DIR'], 'kernels.some.nbi').touch()\n"
+        "def compile():\n    time.sleep(1)\n    place = Path(kernels.navigate.stats.cache_path)\n"
+        "    place.mkdir(parents=True, exist_ok=True)\n    (place / 'kernels.some.nbi').touch()\n"
         "kernels.warm_up = compile\nstep._compile()\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -154,6 +155,17 @@ def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
     said = "".join(process.communicate()[1] for process in together)
     assert [process.returncode for process in together] == [0, 0]
     assert said.count("compiling the kernels") == 1
+
+
+def test_without_a_place_for_the_lock_the_kernels_load_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from copo_envs.fast import step
+
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    step._compile.cache_clear()
+    step._compile()
+    assert not caplog.records  # found where numba keeps them, and not compiled again
 
 
 def test_stock_can_be_asked_for(closing: Callable[[MetaDriveSimulator], MetaDriveSimulator]) -> None:

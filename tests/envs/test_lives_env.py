@@ -70,6 +70,22 @@ def test_pettingzoo() -> None:
 @pytest.mark.filterwarnings("ignore:unknown reset option")
 def test_pettingzoo_in_turn() -> None:
     api_test(particles_v0.env(), 300)
+
+
+def test_agents_in_turn_are_told_what_all_at_once_are() -> None:
+    turns: Any = particles_v0.env(num_agents=4)
+    turns.reset(seed=3)
+    lives = parallel_env("particles", num_agents=4)
+    lives.reset(seed=3)
+    for _ in range(5):
+        actions = lives.rule_actions()
+        for agent, action in actions.items():
+            np.testing.assert_array_equal(turns.rule_actions()[agent], action)
+            assert turns.headings() == lives.headings() and turns.backend is lives.backend is None
+            np.testing.assert_array_equal(turns.positions()[agent], lives.positions()[agent])
+        for action in actions.values():
+            turns.step(action)
+        lives.step(actions)
     api_test(particles_v0.raw_env(), 300)
     api_test(parallel_to_aec(drive_forwards_space(parallel_env("particles", num_agents=2, horizon=60))), 300)
     seed_test(particles_v0.env, 50)

@@ -244,3 +244,20 @@ def test_refusals() -> None:
     with pytest.raises(SceneError, match="the episode is over"):
         simulator.step(np.zeros((2, 2)))
     assert len(simulator.scenery()["lanes"]) == 1
+
+
+def test_a_step_that_was_interrupted_is_not_gone_on_from(monkeypatch: pytest.MonkeyPatch):
+    simulator = ParticlesSimulator(scene_options("particles", num_agents=4))
+    first = simulator.reset(3).obs.copy()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulator, "_respawn", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            simulator.step(np.zeros((4, 2)))
+    with pytest.raises(SceneError, match=r"the last step was interrupted: call reset\(seed\)"):
+        simulator.step(np.zeros((4, 2)))
+    np.testing.assert_array_equal(simulator.reset(3).obs, first)
+    simulator.step(np.zeros((4, 2)))

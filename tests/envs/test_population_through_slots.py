@@ -48,6 +48,10 @@ class Scripted:
         self._age = np.zeros(num_slots, np.int64)
         self._number = 0.0
 
+    @property
+    def backend(self) -> None:
+        return None
+
     def reset(self, seed: int, num_agents: int | None = None, maps: str | None = None) -> StepBatch:
         self.batch.clear_transition()
         return self.begin_episode(seed, num_agents, maps)

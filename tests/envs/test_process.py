@@ -18,8 +18,8 @@ import copo_envs
 from copo_envs.local import local_simulator
 from copo_envs.make import DeferredSimulator, make_simulator
 from copo_envs.particles import ParticlesSimulator
-from copo_envs.process import ProcessSimulator, WorkerError
-from copo_envs.scenes import SceneError, SceneOptions
+from copo_envs.process import ProcessSimulator, WorkerDied, WorkerError
+from copo_envs.scenes import SceneError, SceneOptions, scene_options
 from copo_envs.step_batch import Simulator
 from copo_envs.testing import check_simulator
 from tests.envs.workers import OPTIONS, actions, alive, assert_same, kill, process_of, wait_until_gone
@@ -127,6 +127,25 @@ def test_an_error_in_the_worker_arrives_with_its_traceback():
     with pytest.raises(WorkerError, match=r"the worker of particles failed:\n(?s:.*)horizon"):
         simulator.step(np.zeros((2, 2)))
     assert simulator._process is None
+
+
+def test_a_scene_that_cannot_be_made_is_an_error_and_no_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    broken = tmp_path / "metadrive"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('half of it is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    simulator = ProcessSimulator(scene_options("intersection", num_agents=2))
+    with pytest.raises(WorkerError, match="half of it is missing") as failed:
+        simulator.reset(0)
+    assert not isinstance(failed.value, WorkerDied)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file is what two processes share")
+def test_a_full_folder_for_temporary_files_is_no_matter(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", None)
+    simulator = ProcessSimulator(OPTIONS)
+    assert simulator.reset(0).active.any()
+    simulator.close()
 
 
 def test_a_worker_starts_after_metadrives_3d_view(monkeypatch: pytest.MonkeyPatch):

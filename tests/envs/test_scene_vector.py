@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def test_the_next_episode_begins_in_the_step_that_ended_the_last():
     stepper, plain = AutoReset(ParticlesSimulator(OPTIONS)), ParticlesSimulator(OPTIONS)
     seeds = np.random.default_rng(9)
-    assert_same(stepper.reset(9), plain.reset(9))
+    assert_same(stepper.reset(EpisodeSeeds(9)), plain.reset(9))
     rng = np.random.default_rng(0)
     episodes = 0
     while episodes < 2:
@@ -91,7 +91,7 @@ def test_first_episodes_can_be_cut_so_that_others_begin_at_different_times(num_e
                     for name in ("acted", "terminated", "reward", "outcome", "acted_position"):
                         np.testing.assert_array_equal(getattr(row, name), getattr(twin, name))
                     assert cut.episode_seed[env] == EpisodeSeeds(seeds[env]).advance()
-                    first = begun[env].reset(int(cut.episode_seed[env]))
+                    first = begun[env].reset(EpisodeSeeds(int(cut.episode_seed[env])))
                     for name in ("active", "obs", "position", "spawned"):
                         np.testing.assert_array_equal(getattr(row, name), getattr(first, name))
                 else:

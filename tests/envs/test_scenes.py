@@ -56,6 +56,7 @@ def test_numpy_numbers_are_numbers() -> None:
         ({"horizon": float("nan")}, "horizon=nan is not a whole number; use 1 or more"),
         ({"horizon": 10**30}, f"horizon={10**30} is too large; use 1000000 or less"),
         ({"max_lives": 10**8}, "max_lives=100000000 is too large; use 10000000 or less"),
+        ({"horizon": 10**6, "delay_done": 1}, "horizon=1000000 and delay_done=1 could make 20000020 lives"),
         ({"horizon": 0}, "horizon=0 is too small; use 1 or more"),
         ({"delay_done": 0}, "delay_done=0 is too small; use 1 or more"),
         ({"start_seed": -1}, "start_seed=-1 is too small; use 0 or more"),

@@ -374,3 +374,40 @@ def test_an_interrupted_reset_is_begun_again(where: str, closing: Closing, monke
         simulator.step(np.zeros((4, 2)))
     np.testing.assert_array_equal(simulator.reset(3).obs, first)
     simulator.step(np.zeros((4, 2)))
+
+
+def test_an_interrupted_step_is_not_gone_on_from(closing: Closing, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulator: Any = closing(simulator_of("intersection", num_agents=4))
+    first = simulator.reset(3).obs.copy()
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulator, "_admit_newborns", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            simulator.step(np.zeros((4, 2)))
+    with pytest.raises(SceneError, match=r"the last step was interrupted: call reset\(seed\)"):
+        simulator.step(np.zeros((4, 2)))
+    np.testing.assert_array_equal(simulator.reset(3).obs, first)
+    simulator.step(np.zeros((4, 2)))
+
+
+def test_a_forgotten_scene_frees_its_engine() -> None:
+    for _ in range(2):
+        env = parallel_env("intersection", num_agents=2, in_process=True)
+        assert env.backend is None
+        env.reset(seed=0)
+        assert env.backend == "fast"
+        del env
+        gc.collect()
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_after_the_last_step_the_rule_has_nobody_to_drive(in_process: bool) -> None:
+    env = parallel_env("intersection", num_agents=6, horizon=40, delay_done=1, drain=False, in_process=in_process)
+    env.reset(seed=0)
+    while env.agents:
+        env.step(dict.fromkeys(env.agents, np.array([0.4, 1.0])))  # into the wall: some are younger than the episode
+    assert env.rule_actions() == {}
+    env.close()

@@ -56,7 +56,7 @@ def test_a_single_environment_is_refused_in_one_sentence() -> None:
 
 def test_it_is_the_scene_vector_row_by_row(closing: Closing) -> None:
     env = closing(vector_env("particles", 2, num_agents=5, horizon=40, drain=False))
-    rng, over = np.random.default_rng(0), 0
+    rng, over, moved_on = np.random.default_rng(0), 0, 0
     with SceneVector(env.options, 2) as twin:
         batch = twin.reset([4, 5])
         obs, infos = env.reset(seed=4)
@@ -79,6 +79,17 @@ def test_it_is_the_scene_vector_row_by_row(closing: Closing) -> None:
             np.testing.assert_array_equal(infos["seed"], twin.episode_seed.repeat(5))
             np.testing.assert_array_equal(infos["episode_over"], batch.episode_over.repeat(5))
             np.testing.assert_array_equal(env.positions(), infos["position"])
+            np.testing.assert_array_equal(env.headings(), infos["heading"])
+            acted = batch.acted.ravel()
+            for key, then, now in (
+                ("position", batch.acted_position.reshape(10, 2), batch.position.reshape(10, 2)),
+                ("heading", batch.acted_heading.ravel(), batch.heading.ravel()),
+            ):
+                np.testing.assert_array_equal(infos[key][acted], then[acted])
+                np.testing.assert_array_equal(infos[key][~acted], now[~acted])
+                np.testing.assert_array_equal(infos[f"next_{key}"], now)
+                np.testing.assert_array_equal(infos[f"_next_{key}"], batch.active.ravel())
+            moved_on += int((acted & batch.active.ravel() & ended).sum())
             over += int(batch.episode_over.sum())
             # What the page says about rows.
             assert (infos["acted"] == (life >= 0)).all() and not (ended & ~infos["acted"]).any()
@@ -101,7 +112,7 @@ def test_it_is_the_scene_vector_row_by_row(closing: Closing) -> None:
                         assert terminated[row] == (final["outcome"][row] != Outcome.MAX_STEP)
                 assert all((final[f"_{key}"] == ended).all() for key in final if not key.startswith("_"))
             life = infos["life"]
-    assert over >= 6
+    assert over >= 6 and moved_on > 0
 
 
 def test_arrays_are_the_callers(closing: Closing) -> None:
@@ -115,7 +126,7 @@ def test_arrays_are_the_callers(closing: Closing) -> None:
 
 
 def test_seeds(closing: Closing) -> None:
-    env = closing(vector_env("particles", 2, num_agents=3))
+    env = closing(vector_env("particles", 2, num_agents=3, horizon=30))
     first, infos = env.reset(seed=5)
     assert infos["seed"].tolist() == [5, 5, 5, 6, 6, 6] and env.np_random_seed == 5
     second = env.reset()[1]["seed"]
@@ -125,8 +136,16 @@ def test_seeds(closing: Closing) -> None:
     assert (env.reset()[1]["seed"] == second).all()
     by_list, infos = env.reset(seed=[6, 5])
     np.testing.assert_array_equal(by_list, np.concatenate([first[3:], first[:3]]))
-    lives = copo_envs.parallel_env("particles", num_agents=3)
+    lives = copo_envs.parallel_env("particles", num_agents=3, horizon=30)
     np.testing.assert_array_equal(first[:3], np.stack(list(lives.reset(seed=5)[0].values())))
+    # Resets without a seed follow the sequence of the PettingZoo views, also after episodes that began by themselves.
+    told = [lives.reset()[1]["agent_0"]["seed"] for _ in range(9)]
+    env.reset(seed=5)
+    assert [env.reset()[1]["seed"][0] for _ in range(3)] == told[:3]
+    for _ in range(3):
+        while not env.step(np.zeros((6, 2)))[-1]["episode_over"][0]:
+            pass
+    assert [env.reset()[1]["seed"][0] for _ in range(3)] == told[6:]
     listed = env.reset(seed=[None, None])[1]["seed"]  # pyright: ignore[reportArgumentType]
     assert listed[0] not in (5, 6) and listed[0] != listed[3]
     fresh = [vector_env("particles", in_process=True).reset()[1]["seed"][0] for _ in range(2)]
