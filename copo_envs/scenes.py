@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,13 @@ MOST = {
 """The greatest that each can be; `rule_based` is bounded by the spawn places. A view has a name for every life, and
 arrays hold the numbers of maps."""
 
+REWARDS = (
+    *("driving_reward", "speed_reward", "success_reward"),
+    *("out_of_road_penalty", "crash_vehicle_penalty", "crash_object_penalty"),
+    *("out_of_road_cost", "crash_vehicle_cost", "crash_object_cost"),
+)
+"""MetaDrive's weights that the option `rewards` can change; in `tollgate` also `overspeed_penalty`."""
+
 MAX_SEED = 2**63 - 1
 """The greatest seed of an episode: arrays hold it."""
 
@@ -119,6 +127,9 @@ class SceneOptions:
     toll_counter: str = "shared"
     """"shared": as published, all vehicles that respawn in `tollgate` count their steps on the toll road together.
     "per_vehicle": each counts its own."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """Weights of MetaDrive's reward and cost that are to differ from its own, {"success_reward": 20.0} say: see
+    `REWARDS`, and the scene's data sheet for what each does."""
     max_lives: int = 0
     """Bound on the lives of one episode, those of its beginning and of rule-based traffic included. When as many have
     begun nobody respawns any more, and the episode ends when nobody is alive. 0: a bound that is never reached."""
@@ -205,6 +216,8 @@ def scene_options(scene: str, **options: Any) -> SceneOptions:
     if given["max_lives"] < given["num_agents"] + rule_based:
         vehicles = f"num_agents={given['num_agents']}" + (f" and rule_based={rule_based}" if rule_based else "")
         raise SceneError(f"max_lives={given['max_lives']} is fewer than {vehicles}; use at least that many")
+    if "rewards" in given:
+        given["rewards"] = _check_rewards(spec, given["rewards"])
     options_made = SceneOptions(scene=scene, **given)
     _check_maps(options_made)
     return options_made
@@ -239,6 +252,21 @@ def map_seed(options: SceneOptions, seed: int, maps: str | None = None) -> int:
     if not options.num_heldout:
         raise SceneError(f"maps={wanted!r}, but num_heldout=0 keeps no maps apart; use num_heldout=1 or more")
     return options.heldout_start_seed + seed % options.num_heldout
+
+
+def _check_rewards(spec: Scene, rewards: Any) -> dict[str, float]:
+    allowed = (*REWARDS, "overspeed_penalty") if spec.name == "tollgate" else REWARDS
+    if not isinstance(rewards, Mapping):
+        raise SceneError(f"rewards={rewards!r} is no dictionary; use a weight for some of {', '.join(allowed)}")
+    if rewards and not spec.metadrive_class:
+        raise SceneError(f"rewards={rewards!r}, but {spec.name} has none that can be weighted; use {{}}")
+    for name, weight in rewards.items():
+        if name not in allowed:
+            raise SceneError(f"unknown weight {name!r} in rewards; choose one of {', '.join(allowed)}")
+        number = isinstance(weight, (int, float, np.integer, np.floating)) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight):
+            raise SceneError(f"rewards has {name}={weight!r}; use a finite number")
+    return {name: float(weight) for name, weight in rewards.items()}
 
 
 def _check_maps(options: SceneOptions) -> None:

@@ -404,6 +404,7 @@ class MetaDriveSimulator:
                 # holds one.
                 "store_map": options.scene == "pg_map",
                 "log_level": logging.ERROR,
+                **options.rewards,
                 **self._settings,
             }
         )

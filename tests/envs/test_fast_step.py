@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import subprocess
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks.step_equality import Comparison, compare
-from copo_envs.scenes import SCENES, scene_options
+from copo_envs.outcomes import Outcome
+from copo_envs.scenes import REWARDS, SCENES, scene_options
 from copo_envs.simulator import MetaDriveSimulator
 
 pytestmark = pytest.mark.simulator
@@ -114,6 +116,36 @@ def test_kernels_that_do_not_compile_fall_back(
     step._compile.cache_clear()
     (sentence,) = stock_because(caplog, closing)
     assert "do not compile here (no such processor); using MetaDrive's own" in sentence
+
+
+@pytest.mark.parametrize("scene", ["intersection", "tollgate"])
+def test_weights_of_the_reward_and_cost_hold_in_both_steps(scene: str) -> None:
+    weights = dict(zip(REWARDS, (0.5, 0.3, 20.0, 7.0, 6.0, 4.0, 2.0, 3.0, 5.0), strict=True))
+    weights |= {"overspeed_penalty": 0.9} if scene == "tollgate" else {}
+    found = compare(scene, steps=60, seed=2, num_agents=12, rewards=weights)
+    assert found.endings > 0
+    assert_same(found)
+
+
+def test_weights_change_the_reward_and_nothing_else(
+    closing: Callable[[MetaDriveSimulator], MetaDriveSimulator],
+) -> None:
+    def drive(**rewards: float) -> tuple[np.ndarray, ...]:
+        simulator = closing(MetaDriveSimulator(scene_options("intersection", num_agents=8, rewards=rewards)))
+        simulator.reset(0)
+        moves = np.tile(np.array([0.4, 1.0], np.float32), (8, 1))
+        batches = [copy.deepcopy(simulator.step(moves)) for _ in range(40)]
+        simulator.close()
+        names = ("obs", "outcome", "reward", "cost")
+        return tuple(np.stack([getattr(batch, name) for batch in batches]) for name in names)
+
+    (obs, outcome, reward, cost), (obs_, outcome_, reward_, cost_) = drive(), drive(out_of_road_penalty=8.0)
+    np.testing.assert_array_equal(obs, obs_)
+    np.testing.assert_array_equal(outcome, outcome_)
+    np.testing.assert_array_equal(cost, cost_)
+    out = outcome == Outcome.OUT_OF_ROAD
+    assert out.any() and (reward[out] == -10.0).all() and (reward_[out] == -8.0).all()
+    np.testing.assert_array_equal(reward[~out], reward_[~out])
 
 
 def test_tables_hold_the_booths_of_the_present_map_only() -> None:
