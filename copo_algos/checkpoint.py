@@ -20,7 +20,6 @@ from copo_algos.errors import CheckpointError
 from copo_algos.policy import Policy, checkpoints, load_into, load_tensors, save_policy
 from copo_envs.scenes import is_whole
 
-KEPT = 3
 BEST = "best"
 """Name of the copy of the best checkpoint, beside the others."""
 EVALUATION = "evaluation.json"
@@ -36,13 +35,16 @@ class LearnerParts:
     generator: torch.Generator
 
 
-def save_checkpoint(run: Path, env_steps: int, policy: Policy, parts: LearnerParts, state: dict[str, Any]) -> Path:
-    """Write `<run>/checkpoints/step_<env_steps>` and delete all but the last three.
+def save_checkpoint(
+    run: Path, env_steps: int, policy: Policy, parts: LearnerParts, state: dict[str, Any], keep: int = 3
+) -> Path:
+    """Write `<run>/checkpoints/step_<env_steps>` and delete all but the last few.
 
     One that is there already stays: the learner has not learned since.
 
     Args:
         state: plain values for learner.json.
+        keep: how many stay, this one included; 0: all.
 
     Raises:
         CheckpointError: the disk refused; what was there before is untouched.
@@ -63,8 +65,8 @@ def save_checkpoint(run: Path, env_steps: int, policy: Policy, parts: LearnerPar
         raise CheckpointError(
             f"cannot write the checkpoint {final}: {error}; earlier checkpoints are intact"
         ) from error
-    for old in checkpoints(run)[:-KEPT]:
-        shutil.rmtree(old)
+    for old in checkpoints(run)[:-keep] if keep else ():
+        shutil.rmtree(old, ignore_errors=True)  # what cannot be deleted is no reason to stop
     return final
 
 

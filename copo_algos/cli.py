@@ -68,18 +68,22 @@ def train_config(arguments: Sequence[str]) -> TrainConfig:
     """
     import tyro
 
-    from copo_algos.config import PRESETS, TrainConfig, preset
+    from copo_algos.config import PRESETS, TrainConfig, preset, with_values
+    from copo_algos.run_folder import settings_of
+
+    def parse(default: TrainConfig) -> TrainConfig:
+        return tyro.cli(
+            TrainConfig, args=arguments, prog="copo train", default=default, config=(tyro.conf.OmitArgPrefixes,)
+        )
 
     name = _preset_name(arguments)
     # An unknown name goes to the parser, whose message lists the known ones.
-    default = preset(name if name in PRESETS else "default", algorithm=tyro.MISSING)
-    return tyro.cli(
-        TrainConfig,
-        args=arguments,
-        prog="copo train",
-        default=default,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    config = parse(preset(name if name in PRESETS else "default", algorithm=tyro.MISSING))
+    if not config.resume or name:
+        return config
+    # What is not said stays as the run was made with.
+    before = {**settings_of(config.folder()), "algorithm": tyro.MISSING}
+    return parse(with_values(TrainConfig(tyro.MISSING), before))
 
 
 def _train(arguments: list[str]) -> None:
@@ -119,8 +123,9 @@ def _follow_auto(arguments: list[str]) -> list[str]:
 
 
 def _preset_name(arguments: Sequence[str]) -> str:
-    """The value of the last --preset, which is the one that the parser takes: it decides the defaults of all others."""
-    name = "default"
+    """The value of the last --preset, which is the one that the parser takes: it decides the defaults of all others.
+    Empty where there is none."""
+    name = ""
     for position, argument in enumerate(arguments):
         if argument == "--preset" and position + 1 < len(arguments):
             name = arguments[position + 1]

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, TextIO, cast
 
 from copo_algos.errors import UserError
-from copo_algos.interrupts import Interrupted
+from copo_algos.interrupts import Interrupted, handled_by
 from copo_envs.process import WorkerError
 from copo_envs.scenes import SceneError
 
@@ -60,16 +60,8 @@ def termination_is_interruption() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        with suppress(ValueError):  # not in the main thread: whoever is there handles signals
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants it ignored
-                before[number] = signal.signal(number, interrupt)
-    try:
+    with handled_by(interrupt, signal.SIGTERM, signal.SIGHUP):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def exit_code(name: str, work: Callable[[], Any], stopped: str = "stopped") -> int:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
+import numpy as np
 import tyro
 
 from copo_algos.algorithms import GLOBAL, get_algorithm
@@ -14,7 +15,7 @@ from copo_algos.errors import UserError
 from copo_algos.machine import Precision
 from copo_algos.option_help import with_help
 from copo_algos.rewards import NeighbourRule
-from copo_envs.scenes import MOST, SceneOptions, scene_options
+from copo_envs.scenes import MOST, SceneOptions, is_whole, scene_options
 
 PARTS = ("ppo", "lcf", "critic")
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -61,8 +62,17 @@ class PPOConfig:
     """Log standard deviation of the actions at the start; it is learned, and depends on the observation."""
     normalize_observations: bool = False
     """Whether the networks see observations centred and scaled by their mean and standard deviation so far."""
+    max_grad_norm: float | None = 10.0
+    """The policy's gradient is scaled down to this norm, which it passes seldom; None: it is not."""
+    anneal_lr: bool = False
+    """Whether the step sizes fall to 0 over the training, in a straight line."""
     fragment_steps: int = 0
     """Advantages are bootstrapped at every so many steps of a rollout; 0: only at its end."""
+
+    @property
+    def critics_learning_rate(self) -> float:
+        """`value_learning_rate`, or what stands for it."""
+        return self.learning_rate if self.value_learning_rate is None else self.value_learning_rate
 
 
 @with_help
@@ -149,7 +159,9 @@ class TrainConfig:
     neighbour_rule: NeighbourRule = "ours"
     """Who counts there. ours: all who acted. torch: newborns too. tf: newborns, and nobody who ended in the step."""
     checkpoint_every: int = 20_000
-    """Env steps between checkpoints; the last three are kept."""
+    """Env steps between checkpoints."""
+    keep_checkpoints: int = 3
+    """How many of the last ones are kept, besides the best of --evaluate-every; 0: all."""
     evaluate_every: int = 0
     """Env steps between evaluations, by which the best checkpoint is kept as well; 0: none."""
     evaluate_episodes: int = 5
@@ -165,6 +177,10 @@ class TrainConfig:
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     lcf: Annotated[LCFConfig, tyro.conf.arg(name="")] = field(default_factory=LCFConfig)
     critic: Annotated[CriticConfig, tyro.conf.arg(name="")] = field(default_factory=CriticConfig)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.run_dir, str):
+            object.__setattr__(self, "run_dir", Path(self.run_dir))
 
     @property
     def start_seed(self) -> int:
@@ -212,6 +228,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "neighbour_rule": "tf",
         "clip_coef": 0.3,
         "value_clip": 10.0,
+        "max_grad_norm": None,
         "fragment_steps": 200,
         "lcf_estimator": "released",
         "lcf_learning_rate": 1e-4,
@@ -222,6 +239,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 4,
         "steps_per_iteration": 2000,
         "neighbour_rule": "torch",
+        "max_grad_norm": None,
         "lcf_estimator": "released",
         "lcf_learning_rate": 1e-4,
         "lcf_minibatch_size": 512,
@@ -319,6 +337,7 @@ def check(config: TrainConfig) -> None:
         ("seed", config.seed),
         ("rule_based", config.rule_based),
         ("evaluate_every", config.evaluate_every),
+        ("keep_checkpoints", config.keep_checkpoints),
         ("fragment_steps", ppo.fragment_steps),
         ("lcf_minibatch_size", lcf.lcf_minibatch_size),
         ("lcf_passes", lcf.lcf_passes),
@@ -330,7 +349,8 @@ def check(config: TrainConfig) -> None:
             raise UserError(f"{name}={number} is negative; use 0 or more")
     for name, number in (
         ("learning_rate", ppo.learning_rate),
-        ("value_learning_rate", ppo.learning_rate if ppo.value_learning_rate is None else ppo.value_learning_rate),
+        ("value_learning_rate", ppo.critics_learning_rate),
+        ("max_grad_norm", 1 if ppo.max_grad_norm is None else ppo.max_grad_norm),
         ("clip_coef", ppo.clip_coef),
         ("value_clip", ppo.value_clip),
         ("kl_target", ppo.kl_target),
@@ -375,6 +395,7 @@ def without_effect(config: TrainConfig) -> list[str]:
     algorithm = get_algorithm(config.algorithm)
     used = {
         **dict.fromkeys((item.name for item in fields(LCFConfig)), algorithm.learns_lcf),
+        "neighbours_distance": algorithm.neighbours_distance is None,
         "fixed_lcf": algorithm.lcf == "fixed" and algorithm.fixed_lcf is None,
         "global_gamma": algorithm.value_heads > GLOBAL,
         "mean_field_distance": algorithm.critic_input == "mean_field",
@@ -386,11 +407,25 @@ def without_effect(config: TrainConfig) -> list[str]:
 
 
 def _check_choices(config: TrainConfig) -> None:
-    """Refuse what is none of a setting's choices, and a preset in name only; the command line allows neither."""
+    """Refuse what is none of a setting's choices or of another type, and a preset in name only; the command line allows
+    none of them."""
     for section in (config, config.ppo, config.lcf, config.critic):
         for name, kind in get_type_hints(type(section)).items():
-            if get_origin(kind) is Literal and getattr(section, name) not in get_args(kind):
-                raise UserError(f"{name}={getattr(section, name)!r}; use one of {', '.join(get_args(kind))}")
+            value = getattr(section, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise UserError(f"{name}={value!r}; use one of {', '.join(get_args(kind))}")
+            if value is None and type(None) in get_args(kind):
+                continue
+            if bool in (kind, *get_args(kind)):
+                fits, wanted = isinstance(value, bool), "True or False"
+            elif int in (kind, *get_args(kind)):
+                fits, wanted = is_whole(value), "a whole number"
+            elif float in (kind, *get_args(kind)):
+                fits, wanted = isinstance(value, (float, np.floating)) or is_whole(value), "a number"
+            else:
+                continue
+            if not fits:
+                raise UserError(f"{name}={value!r} is not {wanted}; use {wanted}")
     values, chosen = PRESETS[config.preset], config.as_dict()
     if values and all(chosen[name] != value for name, value in values.items()):
         raise UserError(

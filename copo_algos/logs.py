@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import warnings
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,11 @@ from copo_algos.wandb_log import WandbLog
 from copo_envs.outcomes import Outcome
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
+LEARNING = (
+    *("policy_loss", "value_loss", "explained_variance", "kl", "kl_coef", "entropy", "clip_fraction"),
+    "grad_norm_max",
+    *("action_std_mean", "lcf_mean_deg", "lcf_std_deg", "lcf_objective", "lcf_gradient"),
+)
 RECENT_LIVES = 300
 RECENT_EPISODES = 100
 
@@ -154,18 +162,25 @@ class Table:
 
 
 class MetricsLog:
-    """Appends rows to metrics.csv and evaluations.csv, and their values to TensorBoard.
+    """Appends rows to metrics.csv and evaluations.csv, and their values to TensorBoard, by the groups of `tag`.
 
     Args:
         folder: the run folder.
         resume_at: keep the rows up to this many env steps and drop later ones; None: begin new files.
         also: gets what TensorBoard gets.
+        settings: of the run, which TensorBoard shows as a text.
 
     Raises:
         UserError: the folder cannot be written, or a file in it is damaged.
     """
 
-    def __init__(self, folder: Path, resume_at: int | None = None, also: WandbLog | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        resume_at: int | None = None,
+        also: WandbLog | None = None,
+        settings: dict[str, Any] | None = None,
+    ):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / METRICS
@@ -178,6 +193,9 @@ class MetricsLog:
             self._evaluations = Table(folder / EVALUATIONS, resume_at)
             # What has this step or a later one is purged, and the row at `resume_at` stays.
             self._tensorboard = SummaryWriter(str(folder), purge_step=None if resume_at is None else resume_at + 1)
+            if settings is not None:
+                indented = json.dumps(settings, indent=2).replace("\n", "\n    ")  # code, in its Markdown
+                self._tensorboard.add_text("settings", f"    {indented}", resume_at or 0)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
 
@@ -197,16 +215,32 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush everything."""
-        self._tensorboard.close()
+        with suppress(OSError):
+            if self._tensorboard is not None:
+                self._tensorboard.close()
         if self._also is not None:
             self._also.close()
 
     def _scalars(self, values: dict[str, Any], env_steps: int) -> None:
         finite = {name: v for name, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
-        for name, value in finite.items():
-            self._tensorboard.add_scalar(name, value, env_steps)
+        try:
+            for name, value in finite.items() if self._tensorboard is not None else ():
+                self._tensorboard.add_scalar(tag(name), value, env_steps)
+        except OSError as error:  # metrics.csv has it all: no reason to stop
+            warnings.warn(f"no more TensorBoard events, as they cannot be written: {error}", stacklevel=3)
+            self._tensorboard = None
         if self._also is not None:
-            self._also.write(finite, env_steps)
+            self._also.write({tag(name): value for name, value in finite.items()}, env_steps)
+
+
+def tag(name: str) -> str:
+    """A column of metrics.csv as TensorBoard and Weights & Biases have it, which group by what stands before the
+    slash: rollout/, train/ or time/; evaluation/ is said already."""
+    if "/" in name:
+        return name
+    if name in LEARNING:
+        return f"train/{name}"
+    return f"time/{name}" if name.endswith("_s") else f"rollout/{name}"
 
 
 def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:

@@ -51,6 +51,8 @@ class UpdateStats:
     kl: float
     entropy: float
     clip_fraction: float
+    grad_norm_max: float
+    """Of the policy's gradient, before it is scaled down: the largest of all minibatches."""
 
 
 def make_samples(
@@ -158,7 +160,7 @@ def ppo_update(
         _ValueSteps(number, head, optimizer, size, config, precision)
         for number, (head, optimizer) in enumerate(zip(critic.heads, critic_optimizers, strict=True))
     ]
-    policy_stats, value_loss = (math.nan,) * 4, math.nan
+    policy_stats, value_loss, grad_norm = (math.nan,) * 4, math.nan, 0.0
     with ThreadPoolExecutor(max_workers=min(1 + len(values), cores())) as pool:
         for epoch in range(config.update_epochs):
             order = torch.from_numpy(rng.permutation(len(samples))).to(samples.obs.device)
@@ -167,9 +169,10 @@ def ppo_update(
             acting = pool.submit(policy.epoch, batches, last)  # first, since it takes longest
             losses = pool.map(lambda head, batches=batches, last=last: head.epoch(batches, last), values)
             value_loss = sum(losses)
-            policy_stats = acting.result()
+            policy_stats, norm = acting.result()
+            grad_norm = max(grad_norm, norm)
     policy_loss, kl, entropy, clipped = policy_stats
-    return UpdateStats(policy_loss, value_loss, kl, entropy, clipped)
+    return UpdateStats(policy_loss, value_loss, kl, entropy, clipped, grad_norm)
 
 
 class _PolicySteps:
@@ -178,20 +181,25 @@ class _PolicySteps:
     def __init__(self, actor: GaussianActor, optimizer: Optimizer, size: int, config: PPOConfig, kl_coef: float):
         self._mlp = TanhMLP(layers_of(parameters_of(actor)), size)
         self._gradients = layers_of(gradients_of(actor))
+        self._parameters = list(actor.parameters())
+        self._norms: list[torch.Tensor] = []
         self._optimizer, self._config, self._kl_coef = optimizer, config, kl_coef
 
     @torch.no_grad()
-    def epoch(self, batches: list[Samples], measured: bool) -> tuple[float, float, float, float]:
-        """Means over the minibatches of policy loss, KL, entropy and share of clipped ratios, if `measured`."""
+    def epoch(self, batches: list[Samples], measured: bool) -> tuple[tuple[float, float, float, float], float]:
+        """Means over the minibatches of policy loss, KL, entropy and share of clipped ratios, if `measured`; and the
+        largest norm of the gradient."""
         found = []
+        self._norms.clear()
         for batch in batches:
             mean, log_std, ratio = self._step(batch)
             if measured:
                 found.append(self._stats(batch, mean, log_std, ratio))
+        norm = float(torch.stack(self._norms).max())
         if not measured:
-            return math.nan, math.nan, math.nan, math.nan
+            return (math.nan,) * 4, norm
         policy_loss, kl, entropy, clipped = torch.stack(found).mean(0).tolist()
-        return policy_loss, kl, entropy, clipped
+        return (policy_loss, kl, entropy, clipped), norm
 
     def _step(self, batch: Samples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, log std (B, 2) and ratio (B,) before the step, until the next one."""
@@ -206,6 +214,10 @@ class _PolicySteps:
         by_mean += self._kl_coef * kl_by_mean
         by_log_std += self._kl_coef * kl_by_log_std - config.entropy_coef / len(batch)
         self._mlp.backward(batch.obs, head_gradient(head, by_mean, by_log_std), self._gradients)
+        # One action that is far likelier now than when it was taken, and was bad, can have a gradient a thousand times
+        # as large as all others, as the clip of the ratio is on its other side. Adam remembers it for many steps.
+        limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
+        self._norms.append(nn.utils.clip_grad_norm_(self._parameters, limit))
         self._optimizer.step()
         return mean, log_std, ratio
 

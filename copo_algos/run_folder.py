@@ -13,10 +13,11 @@ from typing import Any
 
 from copo_algos.algorithms import get_algorithm
 from copo_algos.checkpoint import BEST, best_success
-from copo_algos.config import TrainConfig
+from copo_algos.config import TrainConfig, check, with_values
 from copo_algos.errors import UserError
 from copo_algos.logs import EVALUATIONS, METRICS, read_table
 from copo_algos.policy import last_checkpoint
+from copo_envs.scenes import SceneError
 from copo_envs.versions import version_of
 
 CONFIG = "config.json"
@@ -125,9 +126,22 @@ def write_settings(config: TrainConfig, folder: Path, env_steps: int) -> None:
         raise UserError(f"cannot write to {folder}: {error}; choose another --run-dir") from error
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings in a run's config.json that this version knows, by their flat names; none where they are no whole
+    ones, which `prepare` says."""
+    try:
+        values = _read(folder / CONFIG)
+        known = TrainConfig("ippo").as_dict()
+        values = {name: values[name] for name in known if name in values}
+        check(with_values(TrainConfig("ippo"), values))
+    except (UserError, SceneError, TypeError):
+        return {}
+    return values
+
+
 MAY_CHANGE = (
-    *("total_steps", "checkpoint_every", "evaluate_every", "evaluate_episodes", "wandb", "preset"),
-    *("device", "precision"),
+    *("total_steps", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_episodes", "wandb", "preset"),
+    *("device", "precision", "step_backend"),  # the same numbers, but for rounding
 )
 
 
@@ -145,10 +159,13 @@ def refuse_changes(config: TrainConfig, folder: Path, option: str = "--run-dir")
     # A setting that came after the run: its default is what the run was made with, but for those that may change.
     before = {**TrainConfig(config.algorithm).as_dict(), **_read(folder / CONFIG)}
     for name, value in config.as_dict().items():
-        # A curriculum's quarters are of its total: with another one, vehicles that are there already would leave.
+        # A curriculum's quarters are of its total: with another one, vehicles that are there already would leave. And
+        # step sizes that had fallen would jump.
         grows = name == "total_steps" and get_algorithm(config.algorithm).curriculum
-        if before[name] != value and (grows or name not in MAY_CHANGE):
+        falls = name == "total_steps" and config.ppo.anneal_lr
+        if before[name] != value and (grows or falls or name not in MAY_CHANGE):
             why = ", by which its number of vehicles grows" if grows else ""
+            why += ", by which its step sizes fall" if falls else ""
             if before["preset"] != config.preset:
                 why += f" (preset {before['preset']})"
             raise UserError(

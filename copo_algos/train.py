@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,9 @@ class Trainer:
         self.critic.to(self.device)
         self.lcf = LCFDistribution(config.lcf.lcf_initial_mean, config.lcf.lcf_initial_std)
         self.lcf.to(self.device)
-        rate = config.ppo.learning_rate
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=rate, fused=True)
-        value_rate = rate if config.ppo.value_learning_rate is None else config.ppo.value_learning_rate
-        self.critic_optimizers = [
-            torch.optim.Adam(head.parameters(), lr=value_rate, fused=True) for head in self.critic.heads
-        ]
+        # Their step sizes are set in every iteration.
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), fused=True)
+        self.critic_optimizers = [torch.optim.Adam(head.parameters(), fused=True) for head in self.critic.heads]
         self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
         self.kl_coef = config.ppo.kl_coef
         self.record = Record()
@@ -119,6 +117,7 @@ class Trainer:
         """
         self.clock = clock = Clock()
         self._grow()
+        self._set_learning_rates()
         rollout = self._collect(after_step)
         samples = make_samples(rollout, self.critic, self.algorithm, self.config.ppo, self.device)
         self.samples, self.old_actor = samples, copy.deepcopy(self.actor)
@@ -175,7 +174,8 @@ class Trainer:
         }
         if self.normalizer is not None:
             state["normalizer"] = self.normalizer.state()
-        self.checkpoint = save_checkpoint(folder, self.env_steps, self.policy(), self._parts(), state)
+        keep = self.config.keep_checkpoints
+        self.checkpoint = save_checkpoint(folder, self.env_steps, self.policy(), self._parts(), state, keep)
         return self.checkpoint
 
     def restore(self, checkpoint: Path) -> None:
@@ -229,6 +229,14 @@ class Trainer:
         if self._vehicles() != self.num_agents:
             self.num_agents = self._vehicles()
             self.scenes.set_num_agents(self.num_agents)
+
+    def _set_learning_rates(self) -> None:
+        ppo = self.config.ppo
+        left = 1 - self.env_steps / self.config.total_steps if ppo.anneal_lr else 1.0
+        rates = [ppo.learning_rate] + [ppo.critics_learning_rate] * len(self.critic_optimizers)
+        for optimizer, rate in zip([self.actor_optimizer, *self.critic_optimizers], rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = left * rate
 
     def _collect(self, after_step: Callable[[], None]) -> Rollout:
         num_steps = self.config.iteration_steps // self.scenes.num_envs
@@ -313,6 +321,7 @@ class Trainer:
             "kl_coef": self.kl_coef,
             "entropy": update.entropy,
             "clip_fraction": update.clip_fraction,
+            "grad_norm_max": update.grad_norm_max,
             "action_std_mean": float(torch.exp(samples.log_std).mean()),
         }
         if meta is not None:
@@ -324,6 +333,17 @@ class Trainer:
             }
         seconds = {f"{name}_s": value for name, value in clock.wall.items()}
         return {**row, **seconds, "steps_per_s": self.config.iteration_steps / clock.total}
+
+
+@contextmanager
+def learning_threads() -> Iterator[None]:
+    """`LEARNING_THREADS` threads of torch, and the caller's number of them afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(LEARNING_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = lambda trainer: {}) -> Path:
@@ -342,11 +362,10 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
     device_of(config.device)
     if config.wandb is not None:
         require_wandb()
-    torch.set_num_threads(LEARNING_THREADS)
     checkpoint = prepare(config, folder)
     for setting in without_effect(config):
         print(f"{setting} changes nothing: {config.algorithm} does not use it")
-    with alone_in(folder):
+    with alone_in(folder), learning_threads():
         trainer = _train(config, folder, checkpoint, measure)
     _draw_curve(trainer, folder)
     print(f"done: {folder} holds metrics.csv, checkpoints and {CURVE}")
@@ -368,7 +387,7 @@ def _train(
         else:
             write_settings(config, folder, trainer.env_steps)
             wandb = None if config.wandb is None else WandbLog(config, folder, resumed=checkpoint is not None)
-            log = MetricsLog(folder, trainer.env_steps if checkpoint else None, wandb)
+            log = MetricsLog(folder, trainer.env_steps if checkpoint else None, wandb, config.as_dict())
             try:
                 with Signals() as signals, TrainingProgress(config, trainer.env_steps) as progress:
                     _loop(trainer, folder, log, signals, progress, measure)

@@ -59,9 +59,9 @@ def make_parts(seed: int = 0) -> LearnerParts:
     return LearnerParts({"critic": critic, "lcf": lcf}, optimizers, generator)
 
 
-def save(run: Path, env_steps: int, **state: Any) -> Path:
+def save(run: Path, env_steps: int, keep: int = 3, **state: Any) -> Path:
     policy = Policy(make_actor(INFO, torch.Generator().manual_seed(env_steps)), INFO)
-    return save_checkpoint(run, env_steps, policy, make_parts(), {"env_steps": env_steps, **state})
+    return save_checkpoint(run, env_steps, policy, make_parts(), {"env_steps": env_steps, **state}, keep)
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -96,6 +96,18 @@ def test_only_the_last_three_are_kept(tmp_path: Path):
     names = [path.name for path in checkpoints(tmp_path)]
     assert names == ["step_000003200", "step_000020000", "step_000100000"]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == set(names)
+
+
+def test_as_many_are_kept_as_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for env_steps in (100, 200, 300, 400):
+        save(tmp_path, env_steps, keep=0)
+    assert len(checkpoints(tmp_path)) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rmdir", lambda *_, **__: (_ for _ in ()).throw(OSError("busy")))
+        save(tmp_path, 500, keep=2)  # what cannot be deleted is no reason to stop
+    assert checkpoints(tmp_path)[-1].name == "step_000000500"
+    save(tmp_path, 600, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_000000500", "step_000000600"]
 
 
 def test_the_best_is_none_of_the_three_and_stays(tmp_path: Path):

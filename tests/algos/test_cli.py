@@ -227,6 +227,22 @@ def test_a_signal_in_the_middle_of_a_training_loses_nothing(tmp_path: Path):
         assert env_steps(run) == [64 * n for n in range(1, len(done) + 2)]
 
 
+def test_what_is_not_said_at_a_resumption_is_as_the_run_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = f"train copo --scene particles --run-dir {tmp_path}"
+    made = f"{SETTINGS} --run-dir {tmp_path} --preset fast --gamma 0.9 --total-steps 64 --steps-per-iteration 64"
+    assert main(made.split()) == 0
+    asked = train_config(f"{run} --resume --total-steps 128".split()[1:])
+    given = train_config(f"{made} --resume --total-steps 128".split()[1:])
+    assert asked == given and (asked.ppo.gamma, asked.preset, asked.num_agents) == (0.9, "fast", 4)
+    assert "cannot resume with gamma=0.5: the run was made with 0.9" in refused(f"{run} --resume --gamma 0.5", capsys)
+    assert "cannot resume with" in refused(f"{run} --resume --preset paper", capsys)
+    for damage in ("{", "{}", '{"gamma": "x", "algorithm": "copo"}'):
+        (tmp_path / "config.json").write_text(damage)
+        assert "config.json" in refused(f"{run} --resume", capsys) or "gamma=0.99" in capsys.readouterr().err
+
+
 def test_a_training_goes_on_though_nobody_reads_what_it_says(tmp_path: Path):
     """Its output is a pipe that is closed after the first line, a full disk, and a terminal that has no degree sign."""
     command = f"{sys.executable} -m copo_algos.cli {SETTINGS} --total-steps 128 --run-dir"

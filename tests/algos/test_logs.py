@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from copo_algos.errors import UserError
-from copo_algos.logs import RECENT_EPISODES, RECENT_LIVES, MetricsLog, Record, plot_learning_curve
+from copo_algos.logs import RECENT_EPISODES, RECENT_LIVES, MetricsLog, Record, plot_learning_curve, tag
 from copo_algos.types import Lives
 from copo_envs.outcomes import Outcome
 
@@ -103,8 +104,42 @@ def test_the_same_scalars_go_to_tensorboard(tmp_path: Path, log: MetricsLog):
     log.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(20, 2.5)]
-    assert [(event.step, event.value) for event in events.Scalars("iteration")] == [(10, 1), (20, 2)]
+    assert [(event.step, event.value) for event in events.Scalars("rollout/loss")] == [(20, 2.5)]
+    assert [(event.step, event.value) for event in events.Scalars("rollout/iteration")] == [(10, 1), (20, 2)]
+
+
+def test_scalars_are_in_groups():
+    for name, group in (
+        ("success_rate", "rollout"),
+        ("kl", "train"),
+        ("lcf_mean_deg", "train"),
+        ("learn_s", "time"),
+        ("steps_per_s", "time"),
+    ):
+        assert tag(name) == f"{group}/{name}"
+    assert tag("evaluation/failures") == "evaluation/failures"
+
+
+def test_tensorboard_shows_the_settings(tmp_path: Path):
+    MetricsLog(tmp_path, settings={"algorithm": "copo", "gamma": 0.5}).close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (text,) = events.Tensors("settings/text_summary")
+    assert '"gamma": 0.5' in text.tensor_proto.string_val[0].decode()
+
+
+def test_without_room_for_tensorboard_the_table_goes_on(
+    tmp_path: Path, log: MetricsLog, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log._tensorboard, "add_scalar", full)
+    with pytest.warns(UserWarning, match=r"no more TensorBoard events, .*No space left"):
+        log.write(row(10))
+    log.write(row(20))
+    log.close()
+    assert [line["env_steps"] for line in rows(tmp_path)] == ["10", "20"]
 
 
 def test_a_new_log_forgets_an_old_one(tmp_path: Path, log: MetricsLog):
@@ -136,6 +171,7 @@ def test_evaluations_have_a_file_of_their_own_and_go_on_likewise(tmp_path: Path,
         log.write(row(env_steps))
         log.write_evaluation({"env_steps": env_steps, "success_rate": env_steps / 100, "failures": math.nan})
     log.close()
+    time.sleep(1.1)  # event files are read in the order of their names, which begin with the second
     again = MetricsLog(tmp_path, resume_at=20)
     assert [again.evaluated(env_steps) for env_steps in (10, 20, 30)] == [True, True, False]
     again.write_evaluation({"env_steps": 30, "success_rate": 0.5, "failures": 2.0})
@@ -151,7 +187,7 @@ def test_evaluations_have_a_file_of_their_own_and_go_on_likewise(tmp_path: Path,
     found = [(event.step, event.value) for event in events.Scalars("evaluation/success_rate")]
     assert found == [(10, pytest.approx(0.1)), (20, pytest.approx(0.2)), (30, 0.5)]
     assert [event.step for event in events.Scalars("evaluation/failures")] == [30]
-    assert [event.step for event in events.Scalars("loss")] == [10, 20]
+    assert [event.step for event in events.Scalars("rollout/loss")] == [10, 20]
 
 
 @pytest.mark.parametrize("kept", ["4", "4,4", "4,40", "4,40,"])

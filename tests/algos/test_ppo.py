@@ -16,7 +16,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 from copo_algos import ppo
 from copo_algos.algorithms import COORDINATED, GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.config import PPOConfig
-from copo_algos.networks import GaussianActor, ValueCritic
+from copo_algos.losses import gaussian_kl
+from copo_algos.networks import GaussianActor, ValueCritic, gaussian_log_prob
 from copo_algos.ppo import adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.types import Lives, Rollout, Samples
 
@@ -215,7 +216,8 @@ def test_values_do_not_depend_on_how_the_rows_are_split(monkeypatch: pytest.Monk
     torch.testing.assert_close(split.advantage, whole.advantage)
 
 
-def test_one_gradient_step_equals_the_formula():
+@pytest.mark.parametrize("max_grad_norm", [None, 0.05])
+def test_one_gradient_step_equals_the_formula(max_grad_norm: float | None):
     actor, critic, samples = random_samples(40)
     config = PPOConfig(
         learning_rate=0.1,
@@ -226,6 +228,7 @@ def test_one_gradient_step_equals_the_formula():
         value_coef=0.7,
         entropy_coef=0.05,
         kl_coef=0.3,
+        max_grad_norm=max_grad_norm,
     )
     expected_actor, expected_critic = copy.deepcopy(actor), copy.deepcopy(critic)
     stats = update(actor, critic, samples, config)
@@ -242,16 +245,47 @@ def test_one_gradient_step_equals_the_formula():
     value_loss = torch.maximum((v - returns) ** 2, (v_old + (v - v_old).clip(-0.4, 0.4) - returns) ** 2).mean(0).sum()
     loss = -surrogate + 0.7 * value_loss + 0.3 * kl - 0.05 * entropy
     loss.backward()
-    for expected, found in ((expected_actor, actor), (expected_critic, critic)):
-        for before, after in zip(expected.parameters(), found.parameters(), strict=True):
-            assert before.grad is not None and before.grad.any()
-            torch.testing.assert_close(after, before - 0.1 * before.grad)
+    for expected, found, limit in ((expected_actor, actor, max_grad_norm), (expected_critic, critic, None)):
+        gradients = [before.grad for before in expected.parameters() if before.grad is not None]
+        norm = torch.cat([gradient.ravel() for gradient in gradients]).norm()
+        scale = 1.0 if limit is None else limit / norm
+        assert scale == 1.0 or norm > 2 * limit
+        if found is actor:
+            assert stats.grad_norm_max == pytest.approx(norm.item(), rel=1e-5)
+        for before, gradient, after in zip(expected.parameters(), gradients, found.parameters(), strict=True):
+            assert gradient.any()
+            torch.testing.assert_close(after, before - 0.1 * scale * gradient)
 
     assert stats.policy_loss == pytest.approx(-surrogate.item(), rel=1e-5)
     assert stats.value_loss == pytest.approx(value_loss.item(), rel=1e-5)
     assert stats.kl == pytest.approx(kl.item(), rel=1e-5)
     assert stats.entropy == pytest.approx(entropy.item(), rel=1e-5)
     assert stats.clip_fraction == pytest.approx(((w - 1).abs() > 0.2).double().mean().item())
+
+
+def test_one_odd_action_does_not_throw_the_policy_away():
+    """An action that was bad and has become a hundred thousand times as likely: the clip of the ratio does not hold it,
+    and Adam goes on along its gradient in the steps that follow."""
+
+    def kl_after(max_grad_norm: float | None) -> float:
+        actor, critic, samples = random_samples(512)
+        with torch.no_grad():  # as it was when the samples were taken, but for one action
+            mean, log_std = actor(samples.obs)
+            log_prob = gaussian_log_prob(mean, log_std, samples.action)
+            log_prob[0] -= math.log(1e5)
+            advantage = samples.policy_advantage.clone()
+            advantage[0] = -1.0
+            odd = replace(samples, mean=mean, log_std=log_std, log_prob=log_prob, policy_advantage=advantage)
+        adam = torch.optim.Adam(actor.parameters(), lr=3e-4)
+        critic_adams = [torch.optim.Adam(head.parameters()) for head in critic.heads]
+        rng, stays = np.random.default_rng(0), replace(odd, log_prob=gaussian_log_prob(mean, log_std, samples.action))
+        config = PPOConfig(max_grad_norm=max_grad_norm, update_epochs=1, minibatch_size=512)
+        for batch in (*[stays] * 20, odd, *[stays] * 20):
+            ppo_update(actor, critic, adam, critic_adams, batch, config, 0.0, rng)
+        return float(gaussian_kl(mean, log_std, *(part.detach() for part in actor(samples.obs))))
+
+    thrown, held = kl_after(None), kl_after(10.0)
+    assert thrown > 5 * held
 
 
 class _AtOnce:

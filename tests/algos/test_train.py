@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from copo_algos.machine import Precision
 from copo_algos.mlp import TanhMLP
 from copo_algos.networks import Layers
 from copo_algos.policy import checkpoints, load_policy
+from copo_algos.ppo import UpdateStats, ppo_update
 from copo_algos.run_folder import alone_in, prepare
 from copo_algos.train import Trainer, train
 from copo_envs.process import WorkerError
@@ -375,6 +377,42 @@ def test_a_run_is_not_resumed_with_other_settings(run: Path, changes: dict[str, 
     assert sentence in refusal(tiny(run, **{"num_envs": 2, "resume": True, "total_steps": 192, **changes}))
 
 
+def test_the_step_may_be_changed_as_it_changes_no_number(run: Path):
+    assert prepare(tiny(run, num_envs=2, resume=True, total_steps=192, step_backend="stock"), run) is not None
+
+
+def test_step_sizes_fall_to_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rates = []
+
+    def update(*arguments: Any) -> UpdateStats:
+        rates.append([[group["lr"] for group in adam.param_groups] for adam in (arguments[2], *arguments[3])])
+        return ppo_update(*arguments)
+
+    monkeypatch.setattr("copo_algos.train.ppo_update", update)
+    values = {"learning_rate": 3e-3, "value_learning_rate": 6e-3}
+    train(tiny(tmp_path / "falls", anneal_lr=True, **values))
+    assert rates == [[[left * 3e-3], *[[left * 6e-3]] * 3] for left in (1, 1 - 48 / 144, 1 - 96 / 144)]
+    rates.clear()
+    train(tiny(tmp_path / "stays", **values))
+    assert rates == [[[3e-3], *[[6e-3]] * 3]] * 3
+    message = refusal(tiny(tmp_path / "falls", anneal_lr=True, total_steps=192, resume=True, **values))
+    assert "total_steps=192: the run was made with 144, by which its step sizes fall" in message
+
+
+def test_the_callers_threads_are_left_as_they_were(tmp_path: Path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(tiny(tmp_path, total_steps=48))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_run_folder_may_be_a_string(tmp_path: Path):
+    assert train(replace(tiny(tmp_path, total_steps=48), run_dir=str(tmp_path / "run"))) == tmp_path / "run"
+
+
 def test_a_run_from_before_a_setting_existed_was_made_with_its_default(run: Path):
     settings = json.loads((run / "config.json").read_text())
     del settings["neighbour_rule"]
@@ -503,13 +541,16 @@ def test_a_signal_in_the_first_iteration_keeps_nothing_and_says_so(tmp_path: Pat
     train(tiny(tmp_path, total_steps=48))  # and it can begin again
 
 
-def test_a_second_signal_stops_at_once():
+def test_a_second_ctrl_c_stops_at_once_where_it_is_meant(monkeypatch: pytest.MonkeyPatch):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as exit_info, Signals() as signals:
         assert not signals.raised
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.raised
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # as of a terminal that closes
+            os.kill(os.getpid(), number)
+            assert signals.raised
+        monkeypatch.setattr(interrupts, "IMPATIENCE", 0.0)
         os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
     assert exit_info.value.code == 130
     assert signal.getsignal(signal.SIGINT) is before is not interrupts.Signals._remember
 

@@ -99,7 +99,7 @@ def test_a_training_is_logged_and_a_resumed_one_goes_on_with_the_same_run(tmp_pa
     config = {item.key: json.loads(item.value_json) for item in described.config.update}
     assert config["gamma"] == 0.99 and config["seed"] == 3 and config["algorithm"] == "ippo"
     assert list(steps) == [48, 96]
-    for name in ("success_rate", "policy_loss", "env_steps"):
+    for name in ("rollout/success_rate", "train/policy_loss", "rollout/env_steps"):
         assert [name in row for row in steps.values()] == [True, True]
     assert ["evaluation/success_rate" in row for row in steps.values()] == [False, True]
     assert described.run_id == (run / "wandb_id.txt").read_text().strip()
