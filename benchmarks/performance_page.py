@@ -20,6 +20,9 @@ SHARED_RUNS = (
     RESULTS / "intersection" / "copo" / "seed0" / "metrics.csv",
 )
 """CoPO's trainings with the preset default and seed 0, but for that on the processor of the table, which repeats it."""
+COST = RESULTS / "train_cost"
+COST_ALL, COST_PAIR, COST_OLDER = COST / "epyc", COST / "epyc_critics_in_bfloat16", COST / "xeon_amx"
+"""The newest of every algorithm in float32; that of CoPO in both precisions; one from before learning was changed."""
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
@@ -74,25 +77,22 @@ def equality_table(folder: Path = RESULTS / "step_equality") -> str:
     return "\n".join(lines)
 
 
-def cost_tables(folder: Path = RESULTS / "train_cost") -> str:
-    """Markdown of the train_cost.csv of every processor measured, and of what matrix products have in it."""
-    return "\n\n".join(
-        [*map(cost_table, sorted(path.parent for path in folder.glob("**/train_cost.csv"))), products_share()]
-    )
+def cost_table(everything: Path = COST_ALL, pair: Path = COST_PAIR, older: Path = COST_OLDER) -> str:
+    """Markdown of the newest train_cost.csv, a row per algorithm, preset, step and precision.
 
-
-def cost_table(folder: Path) -> str:
-    """Markdown of train_cost.csv, a row per algorithm, preset, step and precision."""
-    runs: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
-    for row in _rows(folder / "train_cost.csv"):
-        run = row["algorithm"], row["preset"], row["step"], row["precision"]
-        runs.setdefault(run, {})[row["phase"]] = row
+    Args:
+        everything: folder with all algorithms, shown but for its rows in bfloat16.
+        pair: folder with one algorithm in both precisions, shown below them.
+        older: folder that is named only, as are the rows that are left out.
+    """
+    everywhere, paired = _cost_runs(everything), _cost_runs(pair)
+    runs = [(run, phases) for run, phases in everywhere.items() if run[-1] == "float32"] + list(paired.items())
     lines = [
         "| algorithm | preset | step | learns in | vehicles | simulate | act | learn | meta-step | all, CPU s | "
         "all, wall s | env steps per s |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (algorithm, preset, step, precision), phases in runs.items():
+    for (algorithm, preset, step, precision), phases in runs:
         cpu = [f"{float(phases[name]['cpu_s_per_1000_env_steps']):.1f}" for name in ("simulate", "infer", "learn")]
         meta, all_cpu = (float(phases[name]["cpu_s_per_1000_env_steps"]) for name in ("meta", "all"))
         wall = float(phases["all"]["wall_s_per_1000_env_steps"])
@@ -101,15 +101,36 @@ def cost_table(folder: Path) -> str:
             f"{float(phases['all']['vehicles_mean']):.0f} | {' | '.join(cpu)} | {meta:.2f} | **{all_cpu:.1f}** | "
             f"{wall:.1f} | {1000 / wall:.0f} |"
         )
-    about = json.loads((folder / "train_cost.json").read_text())
-    load, note = about["load_average"][0], about.get("note")
+    shown = [folder / "train_cost.json" for folder in (everything, pair)]
+    loads = [json.loads(path.read_text())["load_average"][0] for path in shown]
+    notes = [
+        f"`{folder.name}`: {note[0].lower()}{note[1:]}"
+        for folder in (everything, older)
+        if (note := json.loads((folder / "train_cost.json").read_text()).get("note"))
+    ]
     lines.append("")
     lines.append(
-        f"Per 1,000 env steps of {next(iter(runs.values()))['all']['scene']} with so many vehicles on the road on "
-        "average, by a policy at its beginning; CPU seconds are those of all processes and threads. Load average at "
-        f"the end {load:.1f}.{f' {note}.' if note else ''} {_origin(folder / 'train_cost.json')}."
+        f"Per 1,000 env steps of {runs[0][1]['all']['scene']} with so many vehicles on the road on average, by a "
+        "policy at its beginning; CPU seconds are those of all processes and threads. The last "
+        f"{len(paired)} rows are a measurement of their own, to be compared with each other. Load averages at the end "
+        f"{' and '.join(f'{load:.1f}' for load in loads)}. {'; '.join(dict.fromkeys(map(_origin, shown)))}. "
+        f"Older ones are in [{_link(COST)}](../{_link(COST)}) alone. {'; '.join(notes)}."
     )
     return "\n".join(lines)
+
+
+def _cost_runs(folder: Path) -> dict[tuple[str, ...], dict[str, dict[str, str]]]:
+    """Algorithm, preset, step and precision -> phase -> its row of train_cost.csv."""
+    runs: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    for row in _rows(folder / "train_cost.csv"):
+        run = row["algorithm"], row["preset"], row["step"], row["precision"]
+        runs.setdefault(run, {})[row["phase"]] = row
+    return runs
+
+
+def _link(path: Path) -> str:
+    """From the root of the repository."""
+    return path.relative_to(RESULTS.parent.parent).as_posix()
 
 
 def score_table(folder: Path = RESULTS / "time_to_score") -> str:
@@ -180,7 +201,7 @@ def updates_sentence(folder: Path = RESULTS / "precision" / "amd_avx512_bf16") -
 
 
 def products_share(
-    cost: Path = RESULTS / "train_cost" / "epyc_critics_in_bfloat16",
+    cost: Path = COST_PAIR,
     precision: Path = RESULTS / "precision" / "amd_avx512_bf16",
 ) -> str:
     """A sentence: how much of CoPO's learning its matrix products take, were they all that there is."""
@@ -220,7 +241,7 @@ def fill(page: str) -> str:
     tables = {
         "speed": speed_table,
         "equality": equality_table,
-        "cost": cost_tables,
+        "cost": lambda: f"{cost_table()}\n\n{products_share()}",
         "score": score_table,
         "precision": lambda: f"{precision_table()}\n\n{updates_sentence()}",
     }

@@ -150,9 +150,9 @@ def short_report(results: list[Result], folder: str) -> str:
         "Mean (standard deviation) over the seeds. Best 100 episodes, which take some 100,000 env steps: maximum over "
         f"training of their mean success, as in the authors' column ({PUBLISHED_LABEL}). Evaluation: last checkpoint, "
         f"stochastic actions{over}; efficiency, failures and arrivals are per episode. "
-        f"{_together('Hardware', (result.provenance['hardware'] for result in results))}; "
+        f"{_together('Processors', (_processor(result) for result in results))}; "
         f"{dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}. "
-        f"Every measure, its definition and the versions: [{folder}]({folder}/README.md).\n\n"
+        f"Every measure, its definition, the machines and the versions: [{folder}]({folder}/README.md).\n\n"
         f"{picture}\n"
     )
 
@@ -254,6 +254,11 @@ def _measure(seeds: list[Result], maps: str, name: str) -> str:
 
 def _speed(metrics: pd.DataFrame) -> float:
     return float(metrics["env_steps"].iloc[-1] / metrics["wall_s"].iloc[-1])
+
+
+def _processor(result: Result) -> str:
+    """The processor alone, without its cores, the memory and what else the machine did."""
+    return str(result.provenance["hardware"]).partition(",")[0]
 
 
 def _together(name: str, values: Iterable[str]) -> str:

@@ -77,8 +77,10 @@ def sheet(scene: str) -> str:
         "([life cycle](../environments.md#life-cycle)).",
         "## Infos",
         table(("key", "type", "meaning"), sections.infos(scene)),
-        "All of them in every step, of every agent; zeros but for the seeds when a vehicle has just appeared. The last "
-        "five in the slots view only; for the arrays see [there](../environments.md#arrays).",
+        "All of them in every step, of every agent, the last five in the slots view only. In the lives view a "
+        "newborn's infos are zeros but for the seeds. In the slots view the first seven, `terminated` and `truncated` "
+        "speak of the vehicle that acted in the slot, and are zeros where none did; `active`, `life` and `spawned` "
+        "speak of the one that is there now. For the arrays see [there](../environments.md#arrays).",
         "## Arguments",
         table(("argument", "default", "values", ""), sections.option_rows(scene)),
         'And, of the PettingZoo views, `render_mode` (`None`, `"rgb_array"` or `"human"`), '

@@ -17,7 +17,7 @@ from copo_envs import GYMNASIUM_IDS, particles
 from copo_envs.fast.step import KNOWN_METADRIVE
 from copo_envs.lives_env import LivesEnv
 from copo_envs.outcomes import ENDINGS, Outcome
-from copo_envs.scenes import CHOICES, LEAST, SCENES, SceneOptions, get_scene
+from copo_envs.scenes import CHOICES, LEAST, MOST, SCENES, Scene, SceneOptions, get_scene
 from copo_envs.slots_env import SlotsEnv
 
 _WITH_ROADS = frozenset(name for name, scene in SCENES.items() if scene.metadrive_class)
@@ -75,17 +75,22 @@ def option_rows(scene: str) -> list[tuple[str, str, str, str]]:
         if field.name == "scene" or scene not in OPTION_SCENES.get(field.name, SCENES):
             continue
         default: Any = spec.num_agents if field.name == "num_agents" else field.default
-        if field.name in CHOICES:
-            values = ", ".join(f'`"{word}"`' for word in CHOICES[field.name])
-        elif field.name == "num_agents":
-            values = f"1 to {spec.capacity}"
-        elif field.name in LEAST:
-            values = f"{LEAST[field.name]} or more"
-        else:
-            values = "`True`, `False`" if isinstance(default, bool) else ""
         shown = f'"{default}"' if isinstance(default, str) else default
-        rows.append((f"`{field.name}`", f"`{shown}`", values, texts[field.name]))
+        rows.append((f"`{field.name}`", f"`{shown}`", _values(field.name, spec), texts[field.name]))
     return rows
+
+
+def _values(name: str, spec: Scene) -> str:
+    """What an option can be."""
+    if name in CHOICES:
+        return ", ".join(f'`"{word}"`' for word in CHOICES[name])
+    if name == "num_agents":
+        return f"1 to {spec.capacity}"
+    if name == "rule_based":
+        return f"0 to {spec.capacity - 1}, and at most {spec.capacity} together with `num_agents`"
+    if name == "max_lives":
+        return f"0, or `num_agents` + `rule_based` to {MOST[name]:,}"
+    return f"{LEAST[name]} to {MOST[name]:,}" if name in LEAST else "`True`, `False`"
 
 
 def facts(scene: str) -> list[tuple[str, str]]:

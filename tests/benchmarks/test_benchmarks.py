@@ -241,6 +241,17 @@ def test_report_writes_tables_pictures_and_the_block_in_the_readme(results: Path
     assert readme.read_text() == text, "the same results give the same block"
 
 
+def test_the_readme_names_each_processor_once_and_the_report_what_else_the_machines_did(results: Path):
+    others = {0: "a processor, 2 cores; beside a training", 1: "another one, 4 cores"}
+    for seed, hardware in others.items():
+        path = Cell("intersection", "copo", seed).folder(results) / "provenance.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "hardware": hardware}))
+    found = load(results)
+    assert " Processors: a processor; another one; 2026-01-02. " in reporting.short_report(found, "results")
+    text = reporting.full_report(found)
+    assert "Hardware: a processor, 2 cores; a processor, 2 cores; beside a training; another one, 4 cores\n" in text
+
+
 def test_several_scenes_have_one_picture_in_the_readme(results: Path, tmp_path: Path):
     shutil.copytree(results / "intersection", results / "roundabout")
     readme = tmp_path / "README.md"

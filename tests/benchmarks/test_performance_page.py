@@ -9,12 +9,26 @@ import pandas as pd
 import pytest
 
 from benchmarks import baselines, performance_page, settings_page, step_speed
+from copo_algos.algorithms import ALGORITHMS
 from copo_envs.scenes import SCENES
 
 
 def test_the_page_shows_the_committed_measurements() -> None:
     text = performance_page.PAGE.read_text(encoding="utf-8")
     assert performance_page.fill(text) == text
+
+
+def test_the_cost_of_older_measurements_is_not_on_the_page() -> None:
+    text = performance_page.cost_table()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "| `" in line]
+    shown = [tuple(row[:4]) for row in rows]
+    assert {name for name, *_ in shown} == {f"`{name}`" for name in ALGORITHMS}
+    assert [row[0] for row in rows if row[3] == "bfloat16"] == ["`copo`"] == [shown[-1][0]]
+    twice = ("`copo`", "`default`", "batched", "float32")
+    assert len(shown) == len(set(shown)) + 1 and shown.count(twice) == 2 and shown[-2] == twice
+    assert text.count("| algorithm |") == 1
+    assert "(../benchmarks/results/train_cost) alone. `epyc`: the rows in bfloat16 are" in text
+    assert "`xeon_amx`: before gradient steps had compiled passes" in text
 
 
 def test_every_scene_was_measured_and_compared() -> None:

@@ -34,7 +34,7 @@ from benchmarks.scene_sheets.states import DiscState, VehicleState
 from copo_envs.lives_env import LivesEnv, parallel_env
 from copo_envs.outcomes import Outcome
 from copo_envs.particles import ParticlesSimulator
-from copo_envs.scenes import SCENES, SceneOptions, scene_options
+from copo_envs.scenes import SCENES, SceneError, SceneOptions, scene_options
 from copo_envs.slots_env import slots_env
 
 METADRIVE_SCENES = [name for name, scene in SCENES.items() if scene.metadrive_class]
@@ -110,6 +110,49 @@ def test_the_arguments_are_the_options_and_their_defaults(scene: str) -> None:
     absent = {field.name for field in fields(SceneOptions)} - {name for name, *_ in rows} - {"scene"}
     assert absent == {name for name, scenes in OPTION_SCENES.items() if scene not in scenes}
     assert set(OPTION_SCENES) <= {field.name for field in fields(SceneOptions)}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_the_bounds_of_the_arguments_are_those_that_are_checked(scene: str) -> None:
+    apart = {"num_heldout": 0} if scene == "pg_map" else {}  # held-out maps would be among so many
+    bounds = {
+        name: [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\d|\d", values)]
+        for name, default, values, _ in cells(part(scene, "Arguments"))
+        if default.isdigit()
+    }
+    assert {"num_agents", "rule_based", "horizon", "delay_done", "max_lives"} <= set(bounds)
+    for name, (least, most, *_) in bounds.items():
+        for value in (least, most):
+            made = scene_options(scene, **{**apart, name: value})
+            assert getattr(made, name) == value or (name, value) == ("max_lives", 0)
+        for value in (least - 1, most + 1):
+            with pytest.raises(SceneError, match=rf"{name}={value} (is too small|is too large|does not fit)"):
+                scene_options(scene, **{**apart, name: value})
+
+
+def test_of_whom_the_infos_speak() -> None:
+    """Driven alike, a slot says of who acted what the lives view says of it; newborns have zeros there alone."""
+    slots, lives = slots_env("particles"), parallel_env("particles")
+    (_, now), (_, infos) = slots.reset(seed=0), lives.reset(seed=0)
+    replaced = 0
+    for _ in range(200):
+        who = {slot: f"agent_{info['life']}" for slot, info in now.items() if info["active"]}
+        _, _, terminations, truncations, infos = lives.step(lives.rule_actions())
+        *_, now = slots.step({**dict.fromkeys(slots.agents, np.zeros(2)), **slots.rule_actions()})
+        for slot, info in now.items():
+            first, ended = {key: info[key] for key in list(info)[:9]}, (info["terminated"], info["truncated"])
+            if slot in who:
+                assert first == infos[who[slot]]
+                assert ended == (terminations[who[slot]], truncations[who[slot]])
+            else:
+                assert not any(list(first.values())[:7]) and not any(ended)
+            successor = f"agent_{info['life']}"
+            assert info["active"] == (successor in lives.agents)
+            assert info["spawned"] == (info["active"] and successor not in who.values())
+            if info["spawned"]:
+                assert not any(value for key, value in infos[successor].items() if "seed" not in key)
+                replaced += slot in who
+    assert replaced > 3
 
 
 def test_the_infos_of_slots() -> None:
