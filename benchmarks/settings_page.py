@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmarks.markdown import read_page, replace_block, write_page
 from benchmarks.results_folder import WINDOW, best_success, windowed_success
+from copo_algos.config import PPOConfig
 
 RESULTS = Path(__file__).parent / "results"
 TRIED = RESULTS / "settings"
@@ -26,6 +27,7 @@ PAGES = {
     "soonest": DOCS / "ppo.md",
     "fast-long": DOCS / "ppo.md",
     "long-estimators": DOCS / "estimators.md",
+    "far-updates": DOCS / "ppo.md",
     "pairs": DOCS.parent / "performance.md",
 }
 """Name of a table -> the page that shows it."""
@@ -108,6 +110,10 @@ LONG = {
     "`split`": TRIED / "split_seed0.csv",
 }
 """Long trainings of CoPO whose phi is of interest."""
+FAR = 0.1
+"""KL of an iteration from which on its update went too far; `kl_target` is a tenth of it."""
+THROWN_AWAY = TRIED / "bottleneck_no_grad_norm_seed0.csv"
+"""CoPO on the bottleneck, until after the update that threw its policy away."""
 SPAN = 100_000
 EARLY = (16_000, 20_000, 24_000, 28_000, 32_000, 40_000, 47_600, 61_600)
 """Env steps of the table of the first ones."""
@@ -173,6 +179,40 @@ def phi_table(runs: dict[str, Path]) -> str:
     return "\n".join(lines)
 
 
+def far_updates_table() -> str:
+    """Markdown: the iterations whose KL passed FAR, of all committed trainings, and how many there were."""
+    lines = [
+        f"| run | env steps | KL | clipped | standard deviation of the actions | success, %, of {WINDOW:,} env steps |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    count, norms = 0, []
+    kinds = ("settings/*.csv", "*/*/*/metrics.csv", "estimators/*/metrics.csv")
+    for path in sorted(path for kind in kinds for path in RESULTS.glob(kind)):
+        metrics = pd.read_csv(path)
+        count += len(metrics)
+        if "grad_norm_max" in metrics:
+            norms += metrics["grad_norm_max"].tolist()
+        for row in metrics.index[metrics["kl"] > FAR]:
+            at, after = metrics.loc[row], metrics.loc[min(row + 1, len(metrics) - 1)]
+            steps = int(at["env_steps"])
+            before, later = success_at(metrics, steps), success_at(metrics, steps + WINDOW)
+            rates = ["-" if rate is None else f"{100 * rate:.0f}" for rate in (before, later)]
+            name = path.stem if path.parent == TRIED else " ".join(path.parts[-4:-1])
+            lines.append(
+                f"| `{name}` | {steps:,} | {at['kl']:.2f} | {100 * at['clip_fraction']:.0f} % "
+                f"| {at['action_std_mean']:.2f}, then {after['action_std_mean']:.2f} | {rates[0]}, then {rates[1]} |"
+            )
+    lines += ["", f"Of {count:,} iterations in all, with every setting that was tried."]
+    if norms:
+        passed = sum(norm > PPOConfig.max_grad_norm for norm in norms) if PPOConfig.max_grad_norm else 0
+        lines[-1] += (
+            f" In the {len(norms):,} of them with `max_grad_norm` {PPOConfig.max_grad_norm:g} the largest norm of any "
+            f"minibatch was {statistics.median(norms):.1f} in the median iteration and {max(norms):.1f} at most, and "
+            f"passed {PPOConfig.max_grad_norm:g} in {100 * passed / len(norms):.0f} % of the iterations."
+        )
+    return "\n".join(lines)
+
+
 def pairs_table() -> str:
     """Markdown: success of trainings in bfloat16 and in float32 with the same seeds, and by how much they differ."""
     lines = [
@@ -205,6 +245,8 @@ def pages() -> dict[Path, str]:
             text = phi_table(LONG)
         elif name == "pairs":
             text = pairs_table()
+        elif name == "far-updates":
+            text = far_updates_table()
         else:
             text = table(TABLES[name], MARKS_OF.get(name, MARKS))
         texts[path] = replace_block(texts.get(path) or read_page(path), name, text, path)

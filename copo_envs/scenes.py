@@ -254,8 +254,13 @@ def map_seed(options: SceneOptions, seed: int, maps: str | None = None) -> int:
     return options.heldout_start_seed + seed % options.num_heldout
 
 
+def rewards_of(spec: Scene) -> tuple[str, ...]:
+    """The weights that the option `rewards` can change in a scene of MetaDrive's."""
+    return (*REWARDS, "overspeed_penalty") if spec.name == "tollgate" else REWARDS
+
+
 def _check_rewards(spec: Scene, rewards: Any) -> dict[str, float]:
-    allowed = (*REWARDS, "overspeed_penalty") if spec.name == "tollgate" else REWARDS
+    allowed = rewards_of(spec)
     if not isinstance(rewards, Mapping):
         raise SceneError(f"rewards={rewards!r} is no dictionary; use a weight for some of {', '.join(allowed)}")
     if rewards and not spec.metadrive_class:

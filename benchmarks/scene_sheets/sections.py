@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from benchmarks.published import PUBLISHED, PUBLISHED_LABEL
@@ -17,7 +17,7 @@ from copo_envs import GYMNASIUM_IDS, particles
 from copo_envs.fast.step import KNOWN_METADRIVE
 from copo_envs.lives_env import LivesEnv
 from copo_envs.outcomes import ENDINGS, Outcome
-from copo_envs.scenes import CHOICES, LEAST, MOST, SCENES, Scene, SceneOptions, get_scene
+from copo_envs.scenes import CHOICES, LEAST, MOST, SCENES, Scene, SceneOptions, get_scene, rewards_of
 from copo_envs.slots_env import SlotsEnv
 
 _WITH_ROADS = frozenset(name for name, scene in SCENES.items() if scene.metadrive_class)
@@ -25,6 +25,7 @@ _PG_MAP = frozenset({"pg_map"})
 OPTION_SCENES: dict[str, frozenset[str]] = {
     "geometry": _WITH_ROADS,
     "step_backend": _WITH_ROADS,
+    "rewards": _WITH_ROADS,
     "toll_counter": frozenset({"tollgate"}),
     **dict.fromkeys(("start_seed", "num_scenarios", "heldout_start_seed", "num_heldout", "maps"), _PG_MAP),
 }
@@ -74,7 +75,8 @@ def option_rows(scene: str) -> list[tuple[str, str, str, str]]:
     for field in fields(SceneOptions):
         if field.name == "scene" or scene not in OPTION_SCENES.get(field.name, SCENES):
             continue
-        default: Any = spec.num_agents if field.name == "num_agents" else field.default
+        default: Any = field.default if field.default is not MISSING else {}
+        default = spec.num_agents if field.name == "num_agents" else default
         shown = f'"{default}"' if isinstance(default, str) else default
         rows.append((f"`{field.name}`", f"`{shown}`", _values(field.name, spec), texts[field.name]))
     return rows
@@ -88,6 +90,8 @@ def _values(name: str, spec: Scene) -> str:
         return f"1 to {spec.capacity}"
     if name == "rule_based":
         return f"0 to {spec.capacity - 1}, and at most {spec.capacity} together with `num_agents`"
+    if name == "rewards":
+        return "a number for some of " + ", ".join(f"`{weight}`" for weight in rewards_of(spec))
     if name == "max_lives":
         return f"0, or `num_agents` + `rule_based` to {MOST[name]:,}"
     return f"{LEAST[name]} to {MOST[name]:,}" if name in LEAST else "`True`, `False`"
