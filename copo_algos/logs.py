@@ -224,8 +224,9 @@ class MetricsLog:
     def _scalars(self, values: dict[str, Any], env_steps: int) -> None:
         finite = {name: v for name, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
         try:
-            for name, value in finite.items() if self._tensorboard is not None else ():
-                self._tensorboard.add_scalar(tag(name), value, env_steps)
+            if self._tensorboard is not None:
+                for name, value in finite.items():
+                    self._tensorboard.add_scalar(tag(name), value, env_steps)
         except OSError as error:  # metrics.csv has it all: no reason to stop
             warnings.warn(f"no more TensorBoard events, as they cannot be written: {error}", stacklevel=3)
             self._tensorboard = None

@@ -197,7 +197,7 @@ class _PolicySteps:
                 found.append(self._stats(batch, mean, log_std, ratio))
         norm = float(torch.stack(self._norms).max())
         if not measured:
-            return (math.nan,) * 4, norm
+            return (math.nan, math.nan, math.nan, math.nan), norm
         policy_loss, kl, entropy, clipped = torch.stack(found).mean(0).tolist()
         return (policy_loss, kl, entropy, clipped), norm
 

@@ -586,7 +586,8 @@ def _compile() -> None:
             name = f"copo_envs-{os.getuid()}.lock"
             turn = stack.enter_context((Path(tempfile.gettempdir()) / name).open("w"))
             fcntl.flock(turn, fcntl.LOCK_EX)
-        if not any(Path(kernels.navigate.stats.cache_path).glob("kernels.*.nbi")):
+        place: Any = kernels.navigate.stats.cache_path
+        if not any(Path(place).glob("kernels.*.nbi")):
             _log.warning("compiling the kernels of the batched step, once for this installation: about half a minute")
         try:
             kernels.warm_up()

@@ -389,7 +389,7 @@ def test_step_sizes_fall_to_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return ppo_update(*arguments)
 
     monkeypatch.setattr("copo_algos.train.ppo_update", update)
-    values = {"learning_rate": 3e-3, "value_learning_rate": 6e-3}
+    values: dict[str, Any] = {"learning_rate": 3e-3, "value_learning_rate": 6e-3}
     train(tiny(tmp_path / "falls", anneal_lr=True, **values))
     assert rates == [[[left * 3e-3], *[[left * 6e-3]] * 3] for left in (1, 1 - 48 / 144, 1 - 96 / 144)]
     rates.clear()
