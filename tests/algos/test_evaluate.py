@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import replace
@@ -76,13 +77,17 @@ def test_an_episode_does_not_depend_on_those_beside_it(lives: pd.DataFrame):
     pd.testing.assert_frame_equal(alone, lives.loc[lives["episode"] == 1, :].reset_index(drop=True))
 
 
-def test_lives_agree_with_a_plain_loop(lives: pd.DataFrame):
+@pytest.mark.parametrize("episode", [0, 1])
+def test_lives_agree_with_a_plain_loop(lives: pd.DataFrame, episode: int):
     policy, simulator = untrained(uses_lcf=True), ParticlesSimulator(OPTIONS)
-    rng = np.random.default_rng([51, 1])
-    batch = simulator.reset(51)
+    rng = np.random.default_rng([50 + episode, 1])
+    batch = simulator.reset(50 + episode)
     factor: dict[int, float] = {}
     rewards: dict[int, list[float]] = {}
     speeds: dict[int, list[float]] = {}
+    costs: dict[int, list[float]] = {}
+    energies: dict[int, list[float]] = {}
+    completion: dict[int, float] = {}
     ends: dict[int, tuple[str, int]] = {}
     while True:
         newborn = batch.life[batch.spawned].tolist()
@@ -96,12 +101,15 @@ def test_lives_agree_with_a_plain_loop(lives: pd.DataFrame):
             life = int(batch.acted_life[slot])
             rewards.setdefault(life, []).append(float(batch.reward[slot]))
             speeds.setdefault(life, []).append(float(batch.velocity[slot]))
+            costs.setdefault(life, []).append(float(batch.cost[slot]))
+            energies.setdefault(life, []).append(float(batch.energy[slot]))
+            completion[life] = float(batch.route_completion[slot])
             if batch.outcome[slot]:
                 ends[life] = (Outcome(batch.outcome[slot]).name.lower(), int(batch.episode_step))
         if batch.episode_over:
             break
 
-    table = lives[lives["episode"] == 1].set_index("life")
+    table = lives[lives["episode"] == episode].set_index("life")
     assert table.index.tolist() == sorted(ends) == list(range(len(ends)))
     for life, row in table.iterrows():
         assert isinstance(life, int)
@@ -110,16 +118,21 @@ def test_lives_agree_with_a_plain_loop(lives: pd.DataFrame):
         assert row["own_return"] == pytest.approx(sum(rewards[life]))
         assert row["velocity_m_s"] == pytest.approx(np.mean(speeds[life]))
         assert row["lcf"] == pytest.approx(factor[life])
+        assert row["cost"] == pytest.approx(sum(costs[life]))
+        assert row["energy"] == pytest.approx(sum(energies[life]))
+        assert row["route_completion"] == pytest.approx(completion[life])
+    assert lives["cost"].sum() == 1 and lives["energy"].min() > 1 and lives["route_completion"].nunique() > 2
 
 
 def test_a_life_ends_in_its_last_step_whatever_time_passes_until_the_next_one_begins():
     """One vehicle, whose wreck or finish blocks the way for a while in which nobody drives."""
     alone = scene_options("particles", num_agents=1, horizon=300)
     lives = drive(untrained(uses_lcf=False), [Episode(0, 0, alone)], workers=1)
-    birth = lives["ended_at"] - lives["steps"]
+    end = lives["ended_at"].to_numpy()
+    birth = end - lives["steps"].to_numpy()
     assert len(lives) > 1 and birth[0] == 0
-    assert (birth[1:].to_numpy() >= lives["ended_at"][:-1].to_numpy()).all()
-    assert (birth < 300).all() and (birth[1:].to_numpy() > lives["ended_at"][:-1].to_numpy()).any()
+    assert (birth[1:] >= end[:-1]).all()
+    assert (birth < 300).all() and (birth[1:] > end[:-1]).any()
 
 
 def test_the_population_drains_after_the_horizon(lives: pd.DataFrame):
@@ -154,6 +167,120 @@ def test_a_run_is_scored_by_its_last_checkpoint(tmp_path: Path, capsys: pytest.C
     assert set(summary["versions"]) >= {"python", "copo", "metadrive-simulator", "torch", "numpy"}
     assert summary["hardware"] == hardware()
     assert "copo on particles, 200 env steps" in capsys.readouterr().out
+
+
+def made_up() -> pd.DataFrame:
+    """Four episodes: three in which the only vehicle arrives, and one of twelve that end in every way."""
+    outcomes = ["success"] * 2 + ["crash"] * 6 + ["out_of_road"] * 3 + ["max_step"]
+    rows = [(episode, 0, "success", 10) for episode in range(3)]
+    rows += [(3, life, outcome, 21 + life) for life, outcome in enumerate(outcomes)]  # all of it after the horizon
+    table = pd.DataFrame(rows, columns=["episode", "life", "outcome", "ended_at"])
+    others = {"steps": 10, "own_return": 2.0, "route_completion": 0.5, "velocity_m_s": 3.0, "cost": 4.0, "energy": 5.0}
+    return table.assign(seed=50 + table["episode"], lcf=0.0, **others).reindex(columns=list(scores.COLUMNS))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the evaluations that follow ask `drive` for, by name; it gives them the made-up lives."""
+    calls: list[dict[str, Any]] = []
+
+    def pretend(*arguments: Any, **named: Any) -> pd.DataFrame:
+        calls.append(inspect.signature(drive).bind(*arguments, **named).arguments)
+        return made_up()
+
+    monkeypatch.setattr("copo_algos.evaluate.drive", pretend)
+    return calls
+
+
+def test_the_summary_of_made_up_lives(tmp_path: Path, asked: list[dict[str, Any]]):
+    """With a horizon of 20. A resample that draws the last episode k times of four has 4 + 11 k vehicles; within the
+    middle 95 % k is 0 to 3."""
+    run = make_run(tmp_path / "seed0")
+    table = evaluate(config(run, episodes=4, horizon=20))
+    assert len(asked) == 1
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert summary["lives"] == 15
+    assert summary["measures"] == pytest.approx(
+        {
+            "success_rate": 5 / 15,
+            "crash_rate": 6 / 15,
+            "out_rate": 3 / 15,
+            "max_step_rate": 1 / 15,
+            "efficiency": (5 - 6 - 3) / 20 / 4,
+            "safety": -9 / 4,
+            "failures": 9 / 4,
+            "throughput": 3 / 4,
+            "vehicles": 15 / 4,
+            "mean_return": 2.0,
+            "mean_length": 10.0,
+            "success_length": 10.0,
+            "mean_velocity_m_s": 3.0,
+            "mean_route_completion": 0.5,
+            "mean_cost": 4.0,
+            "mean_energy": 5.0,
+        }
+    )
+    assert {name: table[name].item() for name in summary["measures"]} == pytest.approx(summary["measures"])
+    expected = {
+        "success_rate": [(1 + 3 * 2) / 37, 1],
+        "crash_rate": [0, 3 * 6 / 37],
+        "out_rate": [0, 3 * 3 / 37],
+        "max_step_rate": [0, 3 * 1 / 37],
+        "efficiency": [(1 - 3 * 7) / 20 / 4, 1 / 20],
+        "failures": [0, 3 * 9 / 4],
+        "throughput": [1 / 4, 1],
+        "vehicles": [1, 37 / 4],
+    }
+    assert summary["interval_95"].keys() == expected.keys()
+    for name, interval in expected.items():
+        assert summary["interval_95"][name] == pytest.approx(interval), name
+    each = pd.read_csv(run / "evaluation" / "episodes.csv")
+    assert each["efficiency"].tolist() == pytest.approx([1 / 20] * 3 + [-7 / 20])
+    assert each["throughput"].tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({}, {}),
+        ({"geometry": "published"}, {"geometry": "published"}),
+        ({"num_agents": 5, "rule_based": 1}, {"num_agents": 5, "rule_based": 1}),
+        ({"horizon": 30, "maps": "heldout"}, {"horizon": 30, "maps": "heldout"}),
+    ],
+)
+def test_episodes_are_as_asked_for_and_else_as_in_training(
+    tmp_path: Path, asked: list[dict[str, Any]], settings: dict[str, object], changed: dict[str, Any]
+):
+    info = PolicyInfo(
+        scene="pg_map",
+        algorithm="ippo",
+        obs_size=SCENES["pg_map"].obs_size,
+        num_agents=3,
+        uses_lcf=False,
+        geometry="metadrive",
+        rule_based=2,
+        start_seed=9000,
+    )
+    save_policy(Policy(make_actor(info), info), tmp_path)
+    evaluate(config(tmp_path, output=tmp_path / "out", **settings))
+    trained = {"num_agents": 3, "rule_based": 2, "geometry": "metadrive", "start_seed": 9000}
+    expected = {**trained, "horizon": 20, "maps": "train", **changed}
+    (call,) = asked
+    options = scene_options("pg_map", **expected)
+    assert call["episodes"] == [Episode(0, 50, options), Episode(1, 51, options)]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    told = {name: value for name, value in expected.items() if name != "start_seed"}
+    assert {name: summary[name] for name in told} == told
+
+
+def test_policies_drive_as_asked_for(tmp_path: Path, asked: list[dict[str, Any]]):
+    run = make_run(tmp_path / "seed0")
+    evaluate(config(run, workers=3, deterministic=True, lcf=0.25))
+    evaluate(config(run))
+    assert [(c["workers"], c["deterministic"], c["lcf"]) for c in asked] == [(3, True, 0.25), (1, False, None)]
+    assert [call["policy"].info for call in asked] == [untrained(uses_lcf=True, env_steps=200).info] * 2
+    weights = untrained(uses_lcf=True).actor.state_dict()
+    assert all(torch.equal(asked[0]["policy"].actor.state_dict()[name], weights[name]) for name in weights)
 
 
 def test_an_evaluation_without_a_terminal_says_how_far_it_is(

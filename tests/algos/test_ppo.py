@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,27 @@ def test_bootstrap_values_equal_a_loop_over_lives(name: str):
     np.testing.assert_allclose(samples.value, values, atol=1e-5)
     np.testing.assert_allclose(samples.advantage, expected, atol=1e-5)
     np.testing.assert_allclose(samples.returns, np.array(expected) + values, atol=1e-5)
+
+
+def test_a_fragment_of_a_rollout_is_as_one_of_its_own():
+    algorithm, rollout, critic = get_algorithm("copo"), random_rollout(0), critic_of(3)
+    config = PPOConfig(gamma=0.9, gae_lambda=0.9)
+    parts = []
+    for begin, end in ((0, 12), (12, 24), (24, STEPS)):
+        part = {
+            item.name: value[begin:end]
+            for item in fields(Rollout)
+            if isinstance(value := getattr(rollout, item.name), np.ndarray) and len(value) == STEPS
+        }
+        earlier = int(rollout.truncated[:begin].sum())
+        seen = rollout.truncated_obs[earlier : earlier + int(part["truncated"].sum())]
+        now = rollout.obs[end] if end < STEPS else rollout.next_obs
+        parts.append(replace(rollout, **part, next_obs=now, truncated_obs=seen))
+    expected = torch.cat([make_samples(part, critic, algorithm, config, CPU).advantage for part in parts])
+    cut = make_samples(rollout, critic, algorithm, replace(config, fragment_steps=12), CPU).advantage
+    torch.testing.assert_close(cut, expected)
+    whole = make_samples(rollout, critic, algorithm, config, CPU).advantage
+    assert (whole - cut).abs().max() > 0.1
 
 
 def test_samples_are_the_rows_that_acted():

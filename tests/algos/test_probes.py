@@ -161,13 +161,32 @@ def values_by_age(learner: Learner) -> list[float]:
     return torch.stack(both).mean(0).tolist()
 
 
+class Places(Toy):
+    """A toy of two slots, each of which observes which one it is: -1 or 1."""
+
+    def _observe(self) -> np.ndarray:
+        obs = super()._observe()
+        obs[..., 0] = [-1.0, 1.0]
+        return obs
+
+
 def test_the_three_heads_learn_the_three_rewards():
-    """Slot 0 earns 1 and slot 1 earns 4: own 1 or 4, neighbour's 4 or 1, everybody's 2.5."""
+    """Slot 0 earns 1 in each of its two steps and slot 1 earns 4: own 1 or 4, neighbour's 4 or 1, everybody's 2.5.
+
+    The discount, 0.5, is that of the own and the neighbour's reward; that of everybody's is 1.
+    """
     earns = np.array([1.0, 4.0])
-    toy = Toy(lambda obs, actions: np.broadcast_to(earns, obs.shape[:2]), num_envs=4, num_slots=2)
-    learner = Learner(toy, "copo", FAST, LCFConfig(), steps=4)
-    rollout = learner.iterate(1)
-    assert (rollout.reward == [[1, 4, 2.5], [4, 1, 2.5]]).all()
+    toy = Places(lambda obs, actions: np.broadcast_to(earns, obs.shape[:2]), num_envs=8, num_slots=2, life_steps=2)
+    ppo = PPOConfig(learning_rate=3e-3, minibatch_size=64, gamma=0.5, global_gamma=1.0)
+    learner = Learner(toy, "copo", ppo, LCFConfig(lcf_passes=0), steps=16)
+    assert (learner.iterate(4).reward == [[1, 4, 2.5], [4, 1, 2.5]]).all()
+    for slot, sign in enumerate((-1.0, 1.0)):
+        own, other = earns[slot], earns[1 - slot]
+        first, last = torch.tensor([[sign, 1.0, 0.0, 0.5], [sign, 0.0, 1.0, 0.5]])  # by age; phi is 0
+        with torch.no_grad():
+            values = learner.critic(torch.stack([first, last])).tolist()
+        assert values[0] == pytest.approx([1.5 * own, 1.5 * other, 2 * 2.5], abs=0.2)
+        assert values[1] == pytest.approx([own, other, 2.5], abs=0.2)
 
 
 def test_where_only_neighbours_pay_the_factor_rises_and_gifts_are_given():

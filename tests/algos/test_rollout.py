@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from copo_algos.algorithms import get_algorithm
 from copo_algos.config import TrainConfig
 from copo_algos.factors import draw_lcf, with_lcf
 from copo_algos.networks import GaussianActor
+from copo_algos.rewards import NeighbourRule, shared_rewards
 from copo_algos.rollout import Collector
 from copo_algos.types import Lives, Rollout
 from copo_envs.outcomes import Outcome
@@ -152,6 +154,48 @@ def test_rewards_equal_plain_loops(copo: Recording):
             assert own == pytest.approx(batch.reward[slot], rel=1e-6)
             assert neighbourhood == pytest.approx(np.mean(near) if near else 0.0, rel=1e-5, abs=1e-6)
             assert everybody == pytest.approx(np.mean(batch.reward[who]), rel=1e-5, abs=1e-6)
+
+
+COUNTS: dict[tuple[str, NeighbourRule], tuple[float, bool]] = {
+    ("copo", "ours"): (DISTANCE, False),
+    ("copo", "tf"): (DISTANCE, False),
+    ("copo", "torch"): (DISTANCE, False),
+    ("cooperative", "ours"): (math.inf, False),
+    ("local_mean", "ours"): (10.0, True),
+}
+"""Algorithm and rule -> within how many metres rewards are shared, and whether one's own counts among them."""
+
+
+def test_whose_rewards_count_is_said_by_the_rule_and_by_the_algorithm():
+    actor, shares = make_actor(True), []
+    for (algorithm, rule), (distance, itself) in COUNTS.items():
+        config = TrainConfig(algorithm, neighbours_distance=DISTANCE, neighbour_rule=rule)
+        with SceneVector(OPTIONS, 0) as scenes, SceneVector(OPTIONS, 0) as twin:
+            rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(2)
+            collector = Collector(scenes, get_algorithm(algorithm), config, rng, generator)
+            collector.begin(SEEDS[:1], 0.2, 0.0)
+            rollout = collector.collect(actor, STEPS, 0.2, 0.0)
+            twin.reset(SEEDS[:1])
+            expected = [
+                shared_rewards(twin.step(np.clip(action, -1, 1)), distance, rule, itself) for action in rollout.action
+            ]
+        np.testing.assert_allclose(rollout.reward, expected, rtol=1e-5, atol=1e-6)
+        shares.append(rollout.reward)
+    for number, share in enumerate(shares):  # otherwise the above would not tell one from another
+        assert all((share[..., 1] != other[..., 1]).sum() > 10 for other in shares[:number])
+
+
+def test_uniform_factors_are_drawn_from_the_whole_interval():
+    config = TrainConfig("copo_uniform_lcf")
+    generator = torch.Generator().manual_seed(2)
+    drawn = []
+    with SceneVector(OPTIONS, 0) as scenes:
+        collector = Collector(scenes, get_algorithm(config.algorithm), config, np.random.default_rng(3), generator)
+        for seed in range(50):
+            collector.begin([seed], 0.0, 1 / math.sqrt(3))
+            drawn.append(collector.collect(make_actor(True), 1, 0.0, 1 / math.sqrt(3)).lcf)
+    assert np.abs(drawn).max() < 1  # normal ones would be clipped
+    assert np.histogram(drawn, 4, (-1, 1))[0] == pytest.approx([300] * 4, rel=0.15)
 
 
 def test_a_vehicle_that_ends_counts_for_its_neighbours_in_that_step(copo: Recording):

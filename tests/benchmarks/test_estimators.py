@@ -94,13 +94,29 @@ def test_what_they_say_is_determined_by_seed_and_iteration(monkeypatch: pytest.M
         said = what_they_say(trainer)
         assert said == what_they_say(trainer)
         assert all(0 <= said[f"{name}_positive"] <= 1 and math.isfinite(said[f"{name}_t"]) for name in ESTIMATORS)
-        # Where the neighbours' advantage is the global one, and the own is nothing, all samples push phi up.
-        assert trainer.samples is not None
-        advantage = torch.randn(len(trainer.samples), 1, generator=torch.Generator().manual_seed(0))
-        same = torch.cat([torch.zeros_like(advantage), advantage, advantage], dim=1)
-        trainer.samples = replace(trainer.samples, advantage=same, raw_mean=0.0, raw_std=1.0)
+    finally:
+        trainer.close()
+
+
+def test_what_they_say_has_the_sign_of_what_the_neighbours_are_worth_to_all(monkeypatch: pytest.MonkeyPatch):
+    """The global advantage is how far to the left one steers, the own is nothing, and the neighbours' is the global one
+    or its opposite: nearly every minibatch pushes phi up, or down."""
+    monkeypatch.setattr(estimators, "MINIBATCH", 32)
+    trainer = Trainer(with_values(TrainConfig("copo", scene="particles", seed=3), TINY))
+    try:
+        trainer.begin()
+        trainer.train_iteration()
+        samples = trainer.samples
+        assert samples is not None
         trainer.old_actor = trainer.actor
-        said = what_they_say(trainer)
-        assert said["per_sample_positive"] == 0.0 and said["per_sample_t"] < -2
+        noise = ((samples.action - samples.mean) / samples.log_std.exp())[:, :1]
+        left = (noise - noise.mean()) / noise.std()
+        for worth in (1, -1):
+            advantage = torch.cat([torch.zeros_like(left), worth * left, left], dim=1)
+            trainer.samples = replace(samples, advantage=advantage, raw_mean=0.0, raw_std=1.0)
+            said = what_they_say(trainer)
+            for name in ("per_sample", "per_sample_split"):
+                down = said[f"{name}_positive"]
+                assert (down if worth == 1 else 1 - down) < 0.2 and worth * said[f"{name}_t"] < -1.5
     finally:
         trainer.close()
