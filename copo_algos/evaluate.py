@@ -89,10 +89,16 @@ class EvaluateConfig:
     geometry: Literal["published", "metadrive"] | None = None
     """Roads to drive on. Default: as in training."""
     output: Path | None = None
-    """Where to write. Default: evaluation/ in the run folder (evaluation_heldout/ for held-out maps), or
-    evaluation/<scene>-<algorithm>/ here for a policy that comes with the package."""
+    """Where to write. Default: evaluation/ in the run folder, or evaluation/<scene>-<algorithm>/ here for a policy that
+    comes with the package; evaluation_heldout/ for held-out maps. Settings that are not the protocol's are in the name
+    too, as evaluation_horizon-500_deterministic/."""
     workers: int = 2
     """Simulator processes that drive episodes side by side."""
+
+    def __post_init__(self) -> None:
+        for name in ("path", "output"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -314,17 +320,17 @@ def _options(info: PolicyInfo, config: EvaluateConfig) -> SceneOptions:
 
 def _jobs(config: EvaluateConfig) -> list[_Job]:
     """Every policy that the path or the scene and algorithm stand for."""
+    folder = default_folder(config)
     if config.path is None:
         scene, algorithm = config.scene or "", config.algorithm or ""
         name = f"{scene}-{algorithm}"
-        output = config.output or Path("evaluation") / name
+        output = config.output or Path(folder) / name
         return [_Job(name, lambda: named_driver(scene, algorithm), output)]
     if is_released(config.path):
         released, scene = config.path, config.scene
-        output = config.output or Path("evaluation") / f"{scene}-{released.stem}"
+        output = config.output or Path(folder) / f"{scene}-{released.stem}"
         return [_Job(released.name, lambda: load_released(released, scene), output)]
     runs = _runs_in(config.path)
-    folder = "evaluation" if config.maps == "train" else "evaluation_heldout"
     jobs = []
     for run in runs:
         if config.output is not None:
@@ -335,6 +341,20 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
             output = run / folder
         jobs.append(_Job(str(run), lambda run=run: load_policy(run), output))
     return jobs
+
+
+VARIATIONS = ("first_seed", "horizon", "num_agents", "rule_based", "geometry", "deterministic", "lcf")
+"""Settings with which another evaluation is made than the protocol's, and not the same one with more episodes."""
+
+
+def default_folder(config: EvaluateConfig) -> str:
+    """Where an evaluation is written: evaluations by different settings do not replace one another."""
+    parts = ["evaluation"] if config.maps == "train" else ["evaluation", "heldout"]
+    for name in VARIATIONS:
+        value = getattr(config, name)
+        if value != getattr(EvaluateConfig, name):
+            parts.append(name if value is True else f"{name}-{value}")
+    return "_".join(parts)
 
 
 def _runs_in(path: Path) -> list[Path]:

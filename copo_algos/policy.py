@@ -88,16 +88,22 @@ class Policy:
         return lambda batch: legacy(batch.obs, batch.spawned)
 
     def act(
-        self, obs: np.ndarray, lcf: np.ndarray | None, rng: np.random.Generator, deterministic: bool = False
+        self,
+        obs: np.ndarray,
+        lcf: np.ndarray | None = None,
+        rng: np.random.Generator | None = None,
+        deterministic: bool = False,
     ) -> np.ndarray:
         """Actions (n, 2) float32 in [-1, 1] for observations (n, D) and coordination factors (n,).
 
-        Stochastic unless `deterministic`, as in training and in the published evaluation. A policy without a factor
-        takes None or zeros, as `draw_lcf` gives them.
+        Stochastic unless `deterministic`, as in training and in the published evaluation; `rng` draws. A policy without
+        a factor takes None or zeros, as `draw_lcf` gives them.
 
         Raises:
-            UserError: another shape, no factors where they are needed, or some where there are none.
+            UserError: another shape, no factors or no generator where they are needed, or factors where there are none.
         """
+        if rng is None and not deterministic:
+            raise UserError("no rng to draw the actions with; give a numpy.random.Generator, or deterministic=True")
         obs = np.asarray(obs)
         lcf = None if lcf is None else np.asarray(lcf)
         self._check(obs, lcf)
@@ -105,7 +111,7 @@ class Policy:
         with torch.no_grad():
             mean, log_std = self.actor(torch.from_numpy(inputs))
         action = mean.numpy()
-        if not deterministic:
+        if not deterministic and rng is not None:
             action = action + np.exp(log_std.numpy()) * rng.standard_normal(action.shape, dtype=np.float32)
         return np.clip(action, -1.0, 1.0)
 
@@ -172,6 +178,13 @@ def load_policy(path: str | Path) -> Policy:
     load_into(actor, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
     actor.eval()
     return Policy(actor, info)
+
+
+def shipped_algorithm(scene: str) -> str:
+    """The algorithm of the policy that comes with the package for a scene: CoPO's where there is one."""
+    root = Path(str(resources.files("copo_algos") / "policies"))
+    shipped = sorted(path.parent.name for path in root.glob(f"*/*/{DESCRIPTION}") if path.parent.parent.name == scene)
+    return "copo" if "copo" in shipped or not shipped else shipped[0]
 
 
 def shipped_policy(scene: str, algorithm: str) -> Policy:

@@ -20,7 +20,7 @@ from copo_algos.baselines import named_driver
 from copo_algos.driving import Driving
 from copo_algos.errors import UserError
 from copo_algos.option_help import with_help
-from copo_algos.policy import Policy, load_policy
+from copo_algos.policy import Policy, load_policy, shipped_algorithm
 from copo_algos.progress import PlainLines
 from copo_algos.released import is_released, load_released
 from copo_envs.make import make_simulator
@@ -45,8 +45,8 @@ class WatchConfig:
     scene: str | None = None
     """Where to drive. Default: where the policy was trained; without a run, intersection."""
     algorithm: str | None = None
-    """Which of the package's policies, ippo or copo, or rule_based or random, which nobody trained. Default: copo. A
-    run knows its own."""
+    """Which of the package's policies, ippo or copo, or rule_based or random, which nobody trained. Default: copo where
+    there is one, else what there is. A run knows its own."""
     steps: int = 200
     """Env steps to film; one is 0.1 s. When an episode ends another begins."""
     warmup: int = 0
@@ -87,6 +87,11 @@ class WatchConfig:
     """Which random map pg_map drives on. Default: the one that the policy was trained on."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Drive by the mean of the action distribution instead of drawing from it."""
+
+    def __post_init__(self) -> None:
+        for name in ("run", "output"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,8 @@ def _check_numbers(config: WatchConfig) -> None:
 
 def _check_view(config: WatchConfig) -> None:
     """Refuse views that cannot be or do not go together."""
+    if config.follow is not None and config.run is None and Path(config.follow).exists():
+        raise UserError(f"follow={config.follow} is a file or folder and no vehicle; put the run before --follow")
     render_options(**_look(config))
     if config.window and config.output is not None:
         raise UserError(f"window shows it instead of writing {config.output}; leave one out")
@@ -246,7 +253,8 @@ def _look(config: WatchConfig) -> dict[str, Any]:
 
 def _policy(config: WatchConfig) -> Policy:
     if config.run is None:
-        return named_driver(config.scene or "intersection", config.algorithm or "copo")
+        scene = config.scene or "intersection"
+        return named_driver(scene, config.algorithm or shipped_algorithm(scene))
     if config.algorithm is not None:
         raise UserError(
             f"algorithm={config.algorithm} chooses a policy of the package, but {config.run} was given; leave one out"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,12 @@ from copo_algos.policy import Policy, load_policy, shipped_policy
 def drive(policy: Policy, scene: str, horizon: int, seed: int) -> Counter[str]:
     """One episode of `horizon` env steps with respawning, and on until nobody is left; name of the outcome -> lives."""
     rng = np.random.default_rng(seed)
-    env = copo_envs.parallel_env(scene, num_agents=policy.num_agents, geometry=policy.geometry, horizon=horizon)
+    trained_on: dict[str, Any] = {}
+    if scene == policy.info.scene:  # among as much traffic as in training, and pg_map on the same map
+        trained_on = {"rule_based": policy.info.rule_based, "start_seed": policy.info.start_seed}
+    env = copo_envs.parallel_env(
+        scene, num_agents=policy.num_agents, geometry=policy.geometry, horizon=horizon, **trained_on
+    )
     observations, _ = env.reset(seed=seed)
     lcf: dict[str, float] = {}  # every vehicle draws its coordination factor at birth and keeps it
     outcomes: Counter[str] = Counter()

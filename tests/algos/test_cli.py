@@ -227,9 +227,7 @@ def test_a_signal_in_the_middle_of_a_training_loses_nothing(tmp_path: Path):
         assert env_steps(run) == [64 * n for n in range(1, len(done) + 2)]
 
 
-def test_what_is_not_said_at_a_resumption_is_as_the_run_was_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_what_is_not_said_at_a_resumption_is_as_the_run_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = f"train copo --scene particles --run-dir {tmp_path}"
     made = f"{SETTINGS} --run-dir {tmp_path} --preset fast --gamma 0.9 --total-steps 64 --steps-per-iteration 64"
     assert main(made.split()) == 0
@@ -240,7 +238,7 @@ def test_what_is_not_said_at_a_resumption_is_as_the_run_was_made(
     assert "cannot resume with" in refused(f"{run} --resume --preset paper", capsys)
     for damage in ("{", "{}", '{"gamma": "x", "algorithm": "copo"}'):
         (tmp_path / "config.json").write_text(damage)
-        assert "config.json" in refused(f"{run} --resume", capsys) or "gamma=0.99" in capsys.readouterr().err
+        assert len(refused(f"{run} --resume", capsys).splitlines()) == 1
 
 
 def test_a_training_goes_on_though_nobody_reads_what_it_says(tmp_path: Path):

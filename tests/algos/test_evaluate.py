@@ -17,7 +17,7 @@ import torch
 from copo_algos import progress, scores
 from copo_algos.baselines import BASELINES
 from copo_algos.errors import CheckpointError, UserError
-from copo_algos.evaluate import Episode, EvaluateConfig, drive, evaluate
+from copo_algos.evaluate import Episode, EvaluateConfig, default_folder, drive, evaluate
 from copo_algos.machine import hardware
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
 from copo_envs.outcomes import Outcome
@@ -56,6 +56,9 @@ def make_run(folder: Path, uses_lcf: bool = True, seed: int = 0) -> Path:
 def config(path: Path | None = None, **settings: object) -> EvaluateConfig:
     values = {"episodes": 2, "horizon": 20, "first_seed": 50, "workers": 1, **settings}
     return EvaluateConfig(path=path, **values)  # pyright: ignore[reportArgumentType]
+
+
+FOLDER = default_folder(config())
 
 
 def episodes(count: int) -> list[Episode]:
@@ -155,7 +158,7 @@ def test_a_run_is_scored_by_its_last_checkpoint(tmp_path: Path, capsys: pytest.C
     table = evaluate(config(run))
     assert table["env_steps"].tolist() == [200]
 
-    folder = run / "evaluation"
+    folder = run / FOLDER
     assert sorted(path.name for path in folder.iterdir()) == ["episodes.csv", "lives.csv", "summary.json"]
     lives, summary = pd.read_csv(folder / "lives.csv"), json.loads((folder / "summary.json").read_text())
     assert list(lives.columns) == list(scores.COLUMNS)
@@ -198,7 +201,7 @@ def test_the_summary_of_made_up_lives(tmp_path: Path, asked: list[dict[str, Any]
     run = make_run(tmp_path / "seed0")
     table = evaluate(config(run, episodes=4, horizon=20))
     assert len(asked) == 1
-    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    summary = json.loads((run / FOLDER / "summary.json").read_text())
     assert summary["lives"] == 15
     assert summary["measures"] == pytest.approx(
         {
@@ -234,7 +237,7 @@ def test_the_summary_of_made_up_lives(tmp_path: Path, asked: list[dict[str, Any]
     assert summary["interval_95"].keys() == expected.keys()
     for name, interval in expected.items():
         assert summary["interval_95"][name] == pytest.approx(interval), name
-    each = pd.read_csv(run / "evaluation" / "episodes.csv")
+    each = pd.read_csv(run / FOLDER / "episodes.csv")
     assert each["efficiency"].tolist() == pytest.approx([1 / 20] * 3 + [-7 / 20])
     assert each["throughput"].tolist() == [1, 1, 1, 0]
 
@@ -307,21 +310,21 @@ def test_a_folder_of_runs_gives_one_row_each(tmp_path: Path):
     assert table["algorithm"].tolist() == ["copo", "ippo"]
     for name in ("copo", "ippo"):
         assert (tmp_path / "out" / name / "seed0" / "summary.json").exists()
-        assert not (tmp_path / "runs" / name / "seed0" / "evaluation").exists()
+        assert not (tmp_path / "runs" / name / "seed0" / FOLDER).exists()
 
 
 def test_a_checkpoint_is_scored_beside_the_checkpoints(tmp_path: Path):
     run = make_run(tmp_path / "seed0")
     table = evaluate(config(run / "checkpoints" / "step_000000100", episodes=1))
     assert table["env_steps"].tolist() == [100]
-    assert (run / "evaluation" / "step_000000100" / "lives.csv").exists()
+    assert (run / FOLDER / "step_000000100" / "lives.csv").exists()
 
 
 def test_the_folder_of_the_checkpoints_stands_for_its_run(tmp_path: Path):
     run = make_run(tmp_path / "seed0")
     table = evaluate(config(run / "checkpoints", episodes=1))
     assert table["env_steps"].tolist() == [200] and table["run"].tolist() == [str(run)]
-    assert (run / "evaluation" / "lives.csv").exists()
+    assert (run / FOLDER / "lives.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -375,7 +378,7 @@ def test_refusals_say_what_is_allowed(tmp_path: Path, settings: dict[str, object
     run = make_run(tmp_path / "seed0", uses_lcf=False)
     with pytest.raises(ValueError, match=message):
         evaluate(config(run, **settings))
-    assert not (run / "evaluation").exists()
+    assert not (run / FOLDER).exists()
 
 
 def test_nothing_to_evaluate_is_one_sentence(tmp_path: Path):
@@ -396,7 +399,7 @@ def test_nothing_to_evaluate_is_one_sentence(tmp_path: Path):
 def test_an_interrupted_evaluation_leaves_the_last_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = make_run(tmp_path / "seed0")
     evaluate(config(run, episodes=1))
-    before = {path.name: path.read_text() for path in (run / "evaluation").iterdir()}
+    before = {path.name: path.read_text() for path in (run / FOLDER).iterdir()}
 
     def interrupted(*arguments: object, **options: object) -> np.ndarray:
         raise KeyboardInterrupt
@@ -404,7 +407,7 @@ def test_an_interrupted_evaluation_leaves_the_last_one_alone(tmp_path: Path, mon
     monkeypatch.setattr(Policy, "act", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate(config(run, episodes=2))
-    assert {path.name: path.read_text() for path in (run / "evaluation").iterdir()} == before
+    assert {path.name: path.read_text() for path in (run / FOLDER).iterdir()} == before
 
 
 @pytest.mark.slow

@@ -1,0 +1,72 @@
+"""What `copo evaluate` and `copo watch` do with what they are given, on the particles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import copo_algos
+from copo_algos.config import TrainConfig
+from copo_algos.errors import UserError
+from copo_algos.evaluate import EvaluateConfig, default_folder, evaluate
+from copo_algos.policy import load_policy, shipped_algorithm
+from copo_algos.train import train
+from copo_algos.watch import WatchConfig, watch
+from tests.algos.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny(tmp_path_factory.mktemp("run"), total_steps=48))
+
+
+def test_evaluations_by_different_settings_do_not_replace_one_another(run: Path):
+    for settings in ({"horizon": 12}, {"horizon": 8}, {"horizon": 8, "lcf": 0.0, "deterministic": True}):
+        evaluate(EvaluateConfig(run, episodes=1, workers=1, **settings))
+    found = {folder.name: json.loads((folder / "summary.json").read_text()) for folder in run.glob("evaluation*")}
+    assert {name: (summary["horizon"], summary["lcf"] == 0.0) for name, summary in found.items()} == {
+        "evaluation_horizon-12": (12, False),
+        "evaluation_horizon-8": (8, False),
+        "evaluation_horizon-8_deterministic_lcf-0.0": (8, True),
+    }
+
+
+def test_more_episodes_of_the_protocol_are_the_same_evaluation():
+    assert default_folder(EvaluateConfig(episodes=3, workers=7)) == "evaluation"
+    assert default_folder(EvaluateConfig(maps="heldout")) == "evaluation_heldout"
+    assert default_folder(EvaluateConfig(maps="heldout", first_seed=3)) == "evaluation_heldout_first_seed-3"
+
+
+def test_paths_may_be_strings(run: Path, tmp_path: Path):
+    table = evaluate(EvaluateConfig(str(run), episodes=1, horizon=8, workers=1, output=str(tmp_path)))  # pyright: ignore[reportArgumentType]
+    assert len(table) == 1 and (tmp_path / "summary.json").exists()
+    video = tmp_path / "film.gif"
+    assert watch(WatchConfig(str(run), steps=4, output=str(video))) == video  # pyright: ignore[reportArgumentType]
+
+
+def test_without_an_algorithm_the_policy_that_there_is_drives():
+    assert [shipped_algorithm(scene) for scene in ("intersection", "roundabout", "moon")] == ["copo", "ippo", "copo"]
+
+
+def test_a_run_after_follow_is_no_vehicle(run: Path):
+    with pytest.raises(UserError, match="is a file or folder and no vehicle; put the run before --follow"):
+        watch(WatchConfig(follow=str(run)))
+
+
+def test_a_policy_asks_only_for_what_it_needs(run: Path, tmp_path: Path):
+    obs, policy = np.zeros((2, 32), np.float32), load_policy(run)
+    assert policy.act(obs, np.zeros(2), deterministic=True).shape == (2, 2)
+    with pytest.raises(UserError, match="no rng to draw the actions with"):
+        policy.act(obs, np.zeros(2))
+    alone = load_policy(train(tiny(tmp_path, "ippo", total_steps=48)))
+    assert alone.act(obs, deterministic=True).shape == (2, 2)
+
+
+def test_what_the_package_offers():
+    assert copo_algos.load_policy is load_policy and copo_algos.TrainConfig is TrainConfig
+    assert all(hasattr(copo_algos, name) for name in copo_algos.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        copo_algos.nothing  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
