@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluations_by_different_settings_do_not_replace_one_another(run: Path):
-    for settings in ({"horizon": 12}, {"horizon": 8}, {"horizon": 8, "lcf": 0.0, "deterministic": True}):
-        evaluate(EvaluateConfig(run, episodes=1, workers=1, **settings))
+    shortest = EvaluateConfig(run, episodes=1, workers=1, horizon=8)
+    for config in (replace(shortest, horizon=12), shortest, replace(shortest, lcf=0.0, deterministic=True)):
+        evaluate(config)
     found = {folder.name: json.loads((folder / "summary.json").read_text()) for folder in run.glob("evaluation*")}
     assert {name: (summary["horizon"], summary["lcf"] == 0.0) for name, summary in found.items()} == {
         "evaluation_horizon-12": (12, False),
