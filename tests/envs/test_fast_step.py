@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.step_equality import Comparison, compare
+from benchmarks.step_equality import Comparison, _compare, compare
 from copo_envs.outcomes import Outcome
+from copo_envs.process import ProcessSimulator
 from copo_envs.scenes import REWARDS, SCENES, scene_options
 from copo_envs.simulator import MetaDriveSimulator
 
@@ -50,6 +52,25 @@ def test_every_number_equals_metadrives_own(scene: str) -> None:
 )
 def test_the_same_under_other_options(scene: str, options: dict[str, Any]) -> None:
     assert_same(compare(scene, steps=35, seed=1, bias=0.3, **options))
+
+
+@pytest.mark.parametrize("scene, steps", [("parking_lot", 80), ("intersection", 145)])
+def test_who_arrives_leaves_no_wreck(scene: str, steps: int, closing: Callable[..., Any]) -> None:
+    options: dict[str, Any] = {"num_agents": 6, "delay_done": 1000}  # whoever stays, stays to the end
+    fast = closing(MetaDriveSimulator(scene_options(scene, **options)))
+    stock = closing(ProcessSimulator(scene_options(scene, **options, step_backend="stock")))
+    found, standing = Comparison(scene, fast.options.geometry, fast.num_slots, seed=1), 0
+    _compare(found, fast.reset(1), stock.reset(1))
+    for _ in range(steps):
+        moves = stock.rule_actions()  # nobody arrives in so few steps by chance
+        here, there = fast.step(moves), stock.step(moves)
+        assert fast.backend == "fast"
+        _compare(found, here, there)
+        standing += int((there.acted & (there.outcome > Outcome.SUCCESS)).sum())
+        assert len(fast.wrecks()) == standing
+        np.testing.assert_array_equal(fast.wrecks(), stock.wrecks())
+    assert_same(found)
+    assert found.arrivals >= 1
 
 
 def test_kernels_are_compiled_for_one_kind_of_arrays_only() -> None:
@@ -146,6 +167,52 @@ def test_weights_change_the_reward_and_nothing_else(
     out = outcome == Outcome.OUT_OF_ROAD
     assert out.any() and (reward[out] == -10.0).all() and (reward_[out] == -8.0).all()
     np.testing.assert_array_equal(reward[~out], reward_[~out])
+
+
+def test_a_map_that_is_not_covered_does_not_stand_for_the_next(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closing: Callable[..., MetaDriveSimulator]
+) -> None:
+    from copo_envs.fast import BatchedStep, NotCovered
+
+    begin, begun = BatchedStep.begin, []
+
+    def begin_but_once(self: BatchedStep, key: Any) -> None:
+        begun.append(key)
+        if len(begun) == 2:
+            raise NotCovered("a lane of type Rope")
+        begin(self, key)
+
+    monkeypatch.setattr(BatchedStep, "begin", begin_but_once)
+    simulator, backends = closing(MetaDriveSimulator(scene_options("pg_map", num_agents=2, num_scenarios=3))), []
+    with caplog.at_level(logging.WARNING, logger="copo_envs"):
+        for seed in range(3):
+            simulator.reset(seed)
+            simulator.step(np.zeros((2, 2)))
+            backends.append(simulator.backend)
+    assert backends == ["fast", "stock", "fast"] and len(set(begun)) == 3
+    (sentence,) = [record.getMessage() for record in caplog.records if record.name == "copo_envs"]
+    assert "does not cover a lane of type Rope" in sentence
+
+
+def test_the_tables_kept_are_those_of_the_maps_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    from copo_envs.fast import tables
+
+    built: list[str] = []
+
+    def build(env: str) -> str:
+        built.append(env)
+        return env
+
+    monkeypatch.setattr(tables, "_kept", OrderedDict())
+    monkeypatch.setattr(tables, "_build", build)
+    monkeypatch.setattr(tables, "KEPT", 1)
+    for name in ("one", "other", "other"):
+        assert tables.tables_of(name, name) == name
+    assert built == ["one", "other"]
+    monkeypatch.setattr(tables, "KEPT", 2)
+    for name in ("one", "other", "third", "other", "third", "one"):
+        assert tables.tables_of(name, name) == name
+    assert built == ["one", "other", "one", "third", "one"]
 
 
 def test_tables_hold_the_booths_of_the_present_map_only() -> None:

@@ -430,6 +430,24 @@ def test_pictures() -> None:
         assert mute.render() is None
 
 
+def test_a_picture_shows_the_endings_since_the_last_one(closing: Callable[[LivesEnv], LivesEnv]) -> None:
+    seldom, always = (closing(parallel_env("particles", render_mode="rgb_array")) for _ in range(2))
+    for env in (seldom, always):
+        env.reset(seed=0)
+        env.render()
+    rng, shown = np.random.default_rng(0), 0
+    for step in range(1, 121):
+        moves = {agent: np.array([rng.uniform(-0.3, 0.3), 1.0]) for agent in seldom.agents}
+        _, _, terminated, _, _ = seldom.step(moves)
+        always.step(moves)
+        picture = always.render()
+        if step % 3 == 0:
+            np.testing.assert_array_equal(seldom.render(), picture)
+        else:
+            shown += any(terminated.values())
+    assert shown >= 3
+
+
 @pytest.mark.simulator
 def test_pictures_of_metadrive(closing: Callable[[LivesEnv], LivesEnv]) -> None:
     pictures = []

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,20 @@ def test_closing_ends_the_worker():
     pid = process_of(simulator).pid
     simulator.close()
     assert not alive(pid)
+
+
+def test_closing_ends_a_worker_that_does_not_react():
+    simulator = ProcessSimulator(OPTIONS)
+    simulator.reset(1)
+    process = process_of(simulator)
+    process.send_signal(signal.SIGSTOP)
+    closing = threading.Thread(target=simulator.close, daemon=True)  # or a close that waits for ever stops all tests
+    closing.start()
+    closing.join(timeout=20)
+    try:
+        assert not closing.is_alive() and not alive(process.pid)
+    finally:
+        process.kill()
 
 
 def test_a_forgotten_worker_ends():

@@ -63,6 +63,28 @@ def test_it_is_the_arrays_view(closing: Closing) -> None:
     env.close()
 
 
+def test_a_return_is_that_of_a_life_after_a_reset_in_the_middle_of_others(closing: Closing) -> None:
+    venv = closing(SceneVecEnv("particles", in_process=True, num_agents=4, horizon=40))
+    rng = np.random.default_rng(0)
+    venv.seed(3)
+    venv.reset()
+    earned = np.zeros(4)
+    for _ in range(5):
+        _, rewards, dones, _ = venv.step(forwards(4, rng))
+        assert not dones.any()
+        earned += rewards
+    assert (np.abs(earned) > 0.1).all()
+    venv.reset()
+    returns, first = np.zeros(4), {}
+    while len(first) < 4:
+        _, rewards, dones, infos = venv.step(forwards(4, rng))
+        returns += rewards
+        for row in np.nonzero(dones)[0]:
+            first.setdefault(row, (infos[row]["episode"]["r"], returns[row]))
+    for told, summed in first.values():
+        assert told == pytest.approx(summed, rel=1e-5)
+
+
 def test_seeds_and_options(closing: Closing) -> None:
     venv = closing(SceneVecEnv("particles", in_process=True, num_agents=3))
     venv.seed(1)

@@ -241,6 +241,24 @@ def test_pictures(closing: Closing) -> None:
     assert later is not None and not np.array_equal(later[0], first[0]) and not np.array_equal(later[0], later[1])
 
 
+def test_a_picture_shows_the_endings_since_the_last_one(closing: Closing) -> None:
+    seldom, always = (closing(vector_env("particles", in_process=True, render_mode="rgb_array")) for _ in range(2))
+    for env in (seldom, always):
+        env.reset(seed=0)
+        env.render()
+    rng, shown = np.random.default_rng(0), 0
+    for step in range(1, 121):
+        moves = forwards(seldom, rng)
+        _, _, terminated, _, _ = seldom.step(moves)
+        always.step(moves)
+        picture = always.render()
+        if step % 3 == 0:
+            np.testing.assert_array_equal(seldom.render(), picture)
+        else:
+            shown += int(terminated.any())
+    assert shown >= 3
+
+
 def test_gymnasiums_wrappers(closing: Closing) -> None:
     env = closing(vector_env("particles", in_process=True, num_agents=4, horizon=60))
     wrapped: Any = DictInfoToList(RecordEpisodeStatistics(env))
@@ -304,3 +322,25 @@ def test_metadrive(closing: Closing) -> None:
         ended += int((terminated | truncated).sum())
         over += int(infos["episode_over"].reshape(2, 4)[:, 0].sum())
     assert ended > 8 and over >= 2
+
+
+@pytest.mark.simulator
+def test_held_out_maps_stay_held_out_over_automatic_resets(closing: Closing) -> None:
+    env = closing(
+        vector_env("pg_map", in_process=True, num_agents=2, horizon=3, drain=False, num_scenarios=2, num_heldout=2)
+    )
+    heldout = {"maps": "heldout"}
+    obs, infos = env.reset(seed=0, options=heldout)
+    begun = [(int(infos["seed"][0]), int(infos["map_seed"][0]), obs)]
+    while len(begun) < 4:
+        obs, _, _, _, infos = env.step(np.zeros((2, 2)))
+        if infos["episode_over"].any():
+            begun.append((int(infos["seed"][0]), int(infos["map_seed"][0]), obs))
+    assert {number for _, number, _ in begun[1:]} == {1_000_000, 1_000_001}
+    # What is said of the map could be wrong; what is seen on it shows where an episode takes place.
+    for seed, number, seen in begun:
+        obs, infos = env.reset(seed=seed, options=heldout)
+        assert (infos["map_seed"] == number).all()
+        np.testing.assert_array_equal(seen, obs)
+    on_train, infos = env.reset(seed=begun[-1][0])
+    assert infos["map_seed"][0] in (5000, 5001) and not np.array_equal(on_train, begun[-1][2])
