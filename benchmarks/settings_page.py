@@ -27,6 +27,7 @@ PAGES = {
     "soonest": DOCS / "ppo.md",
     "fast-long": DOCS / "ppo.md",
     "long-estimators": DOCS / "estimators.md",
+    "bottleneck-runs": DOCS / "copo.md",
     "far-updates": DOCS / "ppo.md",
     "pairs": DOCS.parent / "performance.md",
 }
@@ -89,6 +90,13 @@ TABLES = {
         "CoPO, `fast`, seed 100, from 62,000 on `learning_rate` 1e-4": TRIED / "fast_then_slow_seed100.csv",
         "CoPO, `fast`, seed 100, from 62,000 on an update every 1,600": TRIED / "fast_then_every1600_seed100.csv",
     },
+    "bottleneck-runs": {
+        "CoPO": RESULTS / "bottleneck" / "copo" / "seed0" / "metrics.csv",
+        "CoPO, before there was `max_grad_norm`": TRIED / "bottleneck_no_grad_norm_seed0.csv",
+        "CoPO, the same on another processor": TRIED / "bottleneck_copo_epyc_seed0.csv",
+        "IPPO, before there was `max_grad_norm`": RESULTS / "bottleneck" / "ippo" / "seed0" / "metrics.csv",
+        "IPPO, the same on another processor": TRIED / "bottleneck_ippo_epyc_seed0.csv",
+    },
     "clipping": {
         f"CoPO, {LOOSE}, seed 100": TRIED / "loose_ours_seed100.csv",
         f"CoPO, {TIGHT}, seed 100": TRIED / "tight_ours_seed100.csv",
@@ -123,7 +131,11 @@ HELD = 0.7
 """Success whose first time over WINDOW env steps the tables show."""
 PAIR_MARKS = (16_000, 20_000, 24_000, 28_000)
 """Env steps of the table of pairs."""
-MARKS_OF = {"soonest": EARLY, "fast-long": LATE}
+MARKS_OF = {
+    "soonest": EARLY,
+    "fast-long": LATE,
+    "bottleneck-runs": (100_000, 150_000, 200_000, 300_000, 400_000, 480_000, 600_000, 800_000, 1_000_000),
+}
 MARKS = (40_000, 60_000, 80_000, 100_000, 120_000, 137_600, 160_000, 180_000, 200_000)
 
 

@@ -80,7 +80,6 @@ class Trainer:
         self.critic.to(self.device)
         self.lcf = LCFDistribution(config.lcf.lcf_initial_mean, config.lcf.lcf_initial_std)
         self.lcf.to(self.device)
-        # Their step sizes are set in every iteration.
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), fused=True)
         self.critic_optimizers = [torch.optim.Adam(head.parameters(), fused=True) for head in self.critic.heads]
         self.lcf_optimizer = torch.optim.Adam(self.lcf.parameters(), lr=config.lcf.lcf_learning_rate)
@@ -99,6 +98,7 @@ class Trainer:
         self.seconds = 0.0
         self.checkpoint: Path | None = None
         """The last one that was written or gone on from."""
+        self._set_learning_rates()
         self._remember_draws()
 
     def begin(self) -> None:
