@@ -2,10 +2,61 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
 
-from copo_algos.policy import Policy
+from copo_algos.errors import UserError
+from copo_algos.policy import Policy, PolicyInfo
+from copo_envs.scenes import SceneOptions, scene_options
 from copo_envs.step_batch import Simulator, StepBatch
+
+if TYPE_CHECKING:
+    from copo_algos.evaluate import EvaluateConfig
+    from copo_algos.watch import WatchConfig
+
+Geometry = Literal["published", "metadrive"]
+Maps = Literal["train", "heldout"]
+NOISE_STREAM = 1
+"""With the episode's seed it seeds the policy's draws; the seed alone seeds the simulator's."""
+
+
+def episode_generator(seed: int) -> np.random.Generator:
+    """What draws the factors and the actions of the episode that begins with `reset(seed)`."""
+    return np.random.default_rng([seed, NOISE_STREAM])
+
+
+def scene_to_drive(info: PolicyInfo, scene: str, config: EvaluateConfig | WatchConfig) -> SceneOptions:
+    """The scene that the settings ask for; what they leave open is as in the policy's training.
+
+    Args:
+        info: what the policy was trained for.
+        scene: where to drive. Elsewhere than in training the vehicles are the scene's own.
+        config: of the command.
+
+    Raises:
+        UserError: a map where there is no choice of them.
+        SceneError: an unknown scene, or a value that it cannot take.
+    """
+    if config.maps == "heldout" and scene != "pg_map":
+        raise UserError(f"{scene} has one map; only pg_map has held-out ones: leave out --maps")
+    if config.start_seed is not None and scene != "pg_map":
+        raise UserError(f"start_seed={config.start_seed}, but {scene} has one map; leave out --start-seed")
+    if config.start_seed is not None and config.maps == "heldout":
+        raise UserError(
+            f"start_seed={config.start_seed} is one map, and maps=heldout another one in every episode; leave one out"
+        )
+    as_trained = (info.num_agents, info.rule_based) if scene == info.scene else (None, None)
+    return scene_options(
+        scene,
+        num_agents=as_trained[0] if config.num_agents is None else config.num_agents,
+        rule_based=as_trained[1] if config.rule_based is None else config.rule_based,
+        horizon=config.horizon,
+        geometry=config.geometry or info.geometry,
+        start_seed=info.start_seed if config.start_seed is None else config.start_seed,
+        num_heldout=None if config.start_seed is None else 0,  # whoever names a map may drive on any
+        maps=config.maps,
+    )
 
 
 class Driving:

@@ -1,7 +1,7 @@
 """A trained policy drives in the PettingZoo environment, and its vehicles' endings are counted.
 
     python examples/drive_policy.py
-    python examples/drive_policy.py --policy runs/intersection/copo/seed0 --scene intersection --seed 1
+    python examples/drive_policy.py --policy runs/intersection/copo/seed0 --seed 1
 
 Needs the `train` extra. Without `--policy` it is the CoPO policy that comes with the package.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
@@ -21,12 +20,10 @@ from copo_algos.policy import Policy, load_policy, shipped_policy
 def drive(policy: Policy, scene: str, horizon: int, seed: int) -> Counter[str]:
     """One episode of `horizon` env steps with respawning, and on until nobody is left; name of the outcome -> lives."""
     rng = np.random.default_rng(seed)
-    trained_on: dict[str, Any] = {}
-    if scene == policy.info.scene:  # among as much traffic as in training, and pg_map on the same map
-        trained_on = {"rule_based": policy.info.rule_based, "start_seed": policy.info.start_seed}
-    env = copo_envs.parallel_env(
-        scene, num_agents=policy.num_agents, geometry=policy.geometry, horizon=horizon, **trained_on
-    )
+    # At home the vehicles, the traffic and the map of pg_map are those of the training; elsewhere the scene's own.
+    names = ("num_agents", "rule_based", "start_seed") if scene == policy.scene else ()
+    as_trained = {name: getattr(policy, name) for name in names}
+    env = copo_envs.parallel_env(scene, geometry=policy.geometry, horizon=horizon, **as_trained)
     observations, _ = env.reset(seed=seed)
     lcf: dict[str, float] = {}  # every vehicle draws its coordination factor at birth and keeps it
     outcomes: Counter[str] = Counter()
@@ -47,12 +44,12 @@ def drive(policy: Policy, scene: str, horizon: int, seed: int) -> Counter[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", help="a run folder or a checkpoint; default: the package's CoPO policy")
-    parser.add_argument("--scene", default="intersection", help="where to drive")
+    parser.add_argument("--scene", help="where to drive; default: where it was trained")
     parser.add_argument("--horizon", type=int, default=1000, help="env steps with respawning")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     policy = load_policy(arguments.policy) if arguments.policy else shipped_policy("intersection", "copo")
-    outcomes = drive(policy, arguments.scene, arguments.horizon, arguments.seed)
+    outcomes = drive(policy, arguments.scene or policy.scene, arguments.horizon, arguments.seed)
     lives = sum(outcomes.values())
     print(
         ", ".join(f"{name.lower()} {count / lives:.0%}" for name, count in outcomes.most_common()), f"of {lives} lives"

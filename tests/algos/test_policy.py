@@ -6,6 +6,7 @@ import json
 import math
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import copo_envs
 from copo_algos import policy as policy_module
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.policy import (
@@ -28,6 +30,7 @@ from copo_algos.policy import (
     save_policy,
     shipped_policy,
 )
+from copo_envs.scenes import SceneOptions, scene_options
 
 INFO = PolicyInfo(
     scene="particles",
@@ -336,3 +339,27 @@ def test_the_example_drives_until_nobody_is_left():
     outcomes, again = (example["drive"](policy, "particles", 40, 3) for _ in range(2))
     assert sum(outcomes.values()) >= 6 and set(outcomes) <= {"SUCCESS", "CRASH", "OUT_OF_ROAD", "MAX_STEP"}
     assert outcomes == again
+
+
+@pytest.mark.parametrize(
+    ("scene", "expected"),
+    [
+        ("pg_map", {"num_agents": 3, "rule_based": 2, "start_seed": 6000}),
+        ("intersection", {"num_agents": 30, "rule_based": 0, "start_seed": 5000}),
+    ],
+)
+def test_the_example_drives_a_policy_at_home_as_it_was_trained(
+    scene: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "drive_policy.py"))
+    info = replace(INFO, scene="pg_map", obs_size=91, num_agents=3, rule_based=2, start_seed=6000, geometry="metadrive")
+    made: list[SceneOptions] = []
+
+    def parallel_env(name: str, **options: Any) -> None:
+        made.append(scene_options(name, **options))
+        raise InterruptedError
+
+    monkeypatch.setattr(copo_envs, "parallel_env", parallel_env)
+    with pytest.raises(InterruptedError):
+        example["drive"](Policy(make_actor(info), info), scene, 40, 3)
+    assert made == [scene_options(scene, horizon=40, geometry="metadrive", **expected)]
