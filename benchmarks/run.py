@@ -191,6 +191,7 @@ def _is_evaluated(folder: Path, maps: Maps, episodes: int | None = None) -> bool
         wanted = conditions(load_policy(folder).info, protocol)
     except (OSError, ValueError, KeyError, TypeError):
         return False  # whatever it is, evaluating again replaces it
+    summary.setdefault("start_seed", wanted["start_seed"])  # not said before there was a choice
     return all(summary.get(name) == value for name, value in wanted.items())
 
 

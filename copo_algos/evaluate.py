@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -30,23 +30,28 @@ from rich.table import Table
 
 from copo_algos import scores
 from copo_algos.baselines import named_driver
-from copo_algos.driving import Driving
+from copo_algos.driving import Driving, Geometry, Maps, episode_generator, scene_to_drive
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.machine import hardware
 from copo_algos.option_help import with_help
-from copo_algos.policy import DESCRIPTION, Policy, PolicyInfo, last_checkpoint, load_policy, run_of
+from copo_algos.policy import (
+    DESCRIPTION,
+    Policy,
+    PolicyInfo,
+    last_checkpoint,
+    load_policy,
+    run_of,
+    shipped_algorithm,
+)
 from copo_algos.progress import PlainLines, say
 from copo_algos.released import is_released, load_released
 from copo_algos.run_folder import versions
 from copo_algos.statistics import bootstrap_interval
 from copo_envs.outcomes import Outcome
 from copo_envs.process import ProcessSimulator
-from copo_envs.scenes import SceneOptions, scene_options
+from copo_envs.scenes import SceneOptions
 from copo_envs.step_batch import StepBatch
 
-NOISE_STREAM = 1
-"""With the episode's seed it seeds the policy's draws; the seed alone seeds the simulator's."""
-Maps = Literal["train", "heldout"]
 FILE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""
 LIVES, EPISODES, SUMMARY = "lives.csv", "episodes.csv", "summary.json"
@@ -58,10 +63,9 @@ class EvaluateConfig:
     """Drive a trained policy and score it.
 
     Give a run folder (its last checkpoint counts), a checkpoint, or a folder that holds several runs, such as runs/;
-    or --scene and --algorithm for a policy that comes with the package; or an .npz file that CoPO's authors released,
-    and --scene. Writes lives.csv (one row per vehicle life),
-    episodes.csv and summary.json, and prints a table. On one kind of processor and with the same versions the same
-    seeds give the same numbers, whatever --workers is.
+    or --scene, and --algorithm, for a policy that comes with the package; or an .npz file that CoPO's authors released,
+    and --scene. Writes lives.csv (one row per vehicle life), episodes.csv and summary.json, and prints a table. On one
+    kind of processor and with the same versions the same seeds give the same numbers, whatever --workers is.
     """
 
     path: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FOLDER")] = None
@@ -69,25 +73,29 @@ class EvaluateConfig:
     scene: str | None = None
     """Scene of a policy that comes with the package, or of an .npz file, which does not say."""
     algorithm: str | None = None
-    """Algorithm of a policy that comes with the package; or rule_based, or random: drivers that nobody trained."""
+    """Algorithm of a policy that comes with the package; or rule_based, or random: drivers that nobody trained.
+    Default: copo, or whichever comes with the package for the scene. A run knows its own."""
     episodes: int = 20
     """Episodes to drive."""
-    first_seed: int = 1_000_000
+    first_seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 1_000_000
     """Seed of the first episode; episode k has this plus k."""
     horizon: int = 1000
-    """Env steps in which vehicles respawn; the episode ends when the last of them has ended."""
+    """Env steps in which vehicles respawn, 1000 whatever the training had; the episode ends when the last of them has
+    ended."""
     num_agents: int | None = None
     """Vehicles in the scene. Default: as in training."""
     rule_based: int | None = None
     """Vehicles besides them that a rule drives; they are not in the scores. Default: as in training."""
+    geometry: Geometry | None = None
+    """Roads to drive on. Default: as in training."""
+    maps: Maps = "train"
+    """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
+    start_seed: int | None = None
+    """Which random map pg_map drives on. Default: the one that the policy was trained on."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Drive by the mean of the action distribution instead of drawing from it."""
     lcf: float | None = None
-    """One local coordination factor in [-1, 1] for everybody. Default: drawn from the learned distribution."""
-    maps: Maps = "train"
-    """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
-    geometry: Literal["published", "metadrive"] | None = None
-    """Roads to drive on. Default: as in training."""
+    """One local coordination factor in [-1, 1] for everybody. Default: drawn for each life from what was learned."""
     output: Path | None = None
     """Where to write. Default: evaluation/ in the run folder, or evaluation/<scene>-<algorithm>/ here for a policy that
     comes with the package; evaluation_heldout/ for held-out maps. Settings that are not the protocol's are in the name
@@ -141,13 +149,13 @@ def evaluate(config: EvaluateConfig) -> pd.DataFrame:
 
 def plan(info: PolicyInfo, config: EvaluateConfig) -> list[Episode]:
     """The episodes that the settings ask for; what they leave open is as in the policy's training."""
-    options = _options(info, config)
+    options = scene_to_drive(info, info.scene, config)
     return [Episode(k, config.first_seed + k, options) for k in range(config.episodes)]
 
 
 def conditions(info: PolicyInfo, config: EvaluateConfig) -> dict[str, Any]:
     """What an evaluation is of, as summary.json says it: the policy, the episodes and how they are driven."""
-    options = _options(info, config)
+    options = scene_to_drive(info, info.scene, config)
     learned = {"mean": info.lcf_mean, "std": info.lcf_std}
     return {
         "scene": info.scene,
@@ -160,6 +168,7 @@ def conditions(info: PolicyInfo, config: EvaluateConfig) -> dict[str, Any]:
         "rule_based": options.rule_based,
         "geometry": options.geometry,
         "maps": config.maps,
+        "start_seed": options.start_seed,
         "deterministic": config.deterministic,
         "lcf": None if not info.uses_lcf else learned if config.lcf is None else config.lcf,
     }
@@ -228,8 +237,7 @@ class _Lane:
             self.close()
             self._simulator = ProcessSimulator(episode.options)
         self._episode = episode
-        rng = np.random.default_rng([episode.seed, NOISE_STREAM])
-        slots = self._simulator.num_slots
+        rng, slots = episode_generator(episode.seed), self._simulator.num_slots
         self._driving = Driving(self._policy, slots, rng, self._deterministic, self._fixed_lcf)
         # By slot, of the life in it: sums of reward, velocity, cost and energy.
         self._sums = np.zeros((4, slots))
@@ -296,7 +304,7 @@ def _check(config: EvaluateConfig) -> None:
         raise UserError(f"first_seed={config.first_seed} is negative; use 0 or more")
     if config.lcf is not None and not -1 <= config.lcf <= 1:
         raise UserError(f"lcf={config.lcf} is not in [-1, 1]; 0 is selfish, 1 lives for the neighbours")
-    if config.path is None and (config.scene is None or config.algorithm is None):
+    if config.path is None and config.scene is None:
         raise UserError("nothing to evaluate: give a run folder, or --scene and --algorithm of a policy in the package")
     if is_released(config.path):
         if config.algorithm:
@@ -305,24 +313,12 @@ def _check(config: EvaluateConfig) -> None:
         raise UserError(f"give either {config.path} or --scene and --algorithm, not both: a run knows its own scene")
 
 
-def _options(info: PolicyInfo, config: EvaluateConfig) -> SceneOptions:
-    """The scene that the settings ask for; what they leave open is as in the policy's training."""
-    return scene_options(
-        info.scene,
-        num_agents=info.num_agents if config.num_agents is None else config.num_agents,
-        rule_based=info.rule_based if config.rule_based is None else config.rule_based,
-        horizon=config.horizon,
-        geometry=config.geometry or info.geometry,
-        start_seed=info.start_seed,
-        maps=config.maps,
-    )
-
-
 def _jobs(config: EvaluateConfig) -> list[_Job]:
     """Every policy that the path or the scene and algorithm stand for."""
     folder = default_folder(config)
     if config.path is None:
-        scene, algorithm = config.scene or "", config.algorithm or ""
+        scene = config.scene or ""
+        algorithm = config.algorithm or shipped_algorithm(scene)
         name = f"{scene}-{algorithm}"
         output = config.output or Path(folder) / name
         return [_Job(name, lambda: named_driver(scene, algorithm), output)]
@@ -343,7 +339,7 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
     return jobs
 
 
-VARIATIONS = ("first_seed", "horizon", "num_agents", "rule_based", "geometry", "deterministic", "lcf")
+VARIATIONS = ("first_seed", "horizon", "num_agents", "rule_based", "geometry", "start_seed", "deterministic", "lcf")
 """Settings with which another evaluation is made than the protocol's, and not the same one with more episodes."""
 
 
@@ -374,8 +370,6 @@ def _plan_for(policy: Policy, job: _Job, config: EvaluateConfig) -> list[Episode
     info = policy.info
     if config.lcf is not None and not info.uses_lcf:
         raise UserError(f"lcf={config.lcf}, but {job.name} is {info.algorithm}, which has none; leave out --lcf")
-    if config.maps == "heldout" and info.scene != "pg_map":
-        raise UserError(f"{info.scene} has one map; only pg_map has held-out ones: leave out --maps")
     return plan(info, config)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from copo_algos.baselines import named_driver
-from copo_algos.driving import Driving
+from copo_algos.driving import Driving, Geometry, Maps, episode_generator, scene_to_drive
 from copo_algos.errors import UserError
 from copo_algos.option_help import with_help
 from copo_algos.policy import Policy, load_policy, shipped_algorithm
@@ -26,7 +26,7 @@ from copo_algos.released import is_released, load_released
 from copo_envs.make import make_simulator
 from copo_envs.outcomes import Outcome
 from copo_envs.render import RenderError, TopDownRenderer, check_video, render_options, write_video
-from copo_envs.scenes import SceneOptions, get_scene, scene_options
+from copo_envs.scenes import SceneOptions, get_scene
 from copo_envs.step_batch import Simulator, StepBatch
 from copo_envs.view_3d import View3D, check_assets, loading_assets
 from copo_envs.window import Window
@@ -45,17 +45,34 @@ class WatchConfig:
     scene: str | None = None
     """Where to drive. Default: where the policy was trained; without a run, intersection."""
     algorithm: str | None = None
-    """Which of the package's policies, ippo or copo, or rule_based or random, which nobody trained. Default: copo where
-    there is one, else what there is. A run knows its own."""
+    """Algorithm of a policy that comes with the package; or rule_based, or random: drivers that nobody trained.
+    Default: copo, or whichever comes with the package for the scene. A run knows its own."""
     steps: int = 200
     """Env steps to film; one is 0.1 s. When an episode ends another begins."""
     warmup: int = 0
     """Env steps to drive before the film begins."""
     stride: int = 1
     """Draw every so many steps. With fps = 10 / stride the film runs in real time."""
-    seed: int = 0
-    """Of the episode, the coordination factors and the actions: on one kind of processor and with the same versions the
-    same seed makes the same film."""
+    first_seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 0
+    """Seed of the first episode; episode k has this plus k. On one kind of processor and with the same versions the
+    same seed makes the same film, and shows the same episode as in copo evaluate."""
+    horizon: int = 1000
+    """Env steps in which vehicles respawn, 1000 whatever the training had; the episode ends when the last of them has
+    ended."""
+    num_agents: int | None = None
+    """Vehicles in the scene. Default: as in training."""
+    rule_based: int | None = None
+    """Vehicles besides them that a rule drives. Default: as in training."""
+    geometry: Geometry | None = None
+    """Roads to drive on. Default: as in training."""
+    maps: Maps = "train"
+    """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
+    start_seed: int | None = None
+    """Which random map pg_map drives on. Default: the one that the policy was trained on."""
+    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Drive by the mean of the action distribution instead of drawing from it."""
+    lcf: float | None = None
+    """One local coordination factor in [-1, 1] for everybody. Default: drawn for each life from what was learned."""
     output: Path | None = None
     """The file, .gif or .mp4. Default: videos/<scene>-<algorithm>.gif, in 3D .mp4."""
     size: int = 480
@@ -77,16 +94,6 @@ class WatchConfig:
     """MetaDrive's own 3D view. Needs its assets, which `python -m metadrive.pull_asset` fetches, and OpenGL."""
     camera: Literal["follow", "top"] = "follow"
     """In 3D: behind a vehicle, or looking straight down."""
-    lcf: float | None = None
-    """Coordination factor for everybody, in [-1, 1]. Default: drawn for each life from what was learned."""
-    num_agents: int | None = None
-    """Vehicles in the scene. Default: as many as the policy was trained with."""
-    rule_based: int | None = None
-    """Vehicles besides them that a rule drives. Default: as many as in training."""
-    start_seed: int | None = None
-    """Which random map pg_map drives on. Default: the one that the policy was trained on."""
-    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Drive by the mean of the action distribution instead of drawing from it."""
 
     def __post_init__(self) -> None:
         for name in ("run", "output"):
@@ -206,7 +213,7 @@ class _Film:
 
     def _shots(self) -> Iterator[_Shot]:
         with loading_assets() if self._stage else nullcontext():
-            self.simulator.reset(self._config.seed)
+            self.simulator.reset(self._config.first_seed)
         return _drive(self.simulator, self._policy, self._config, self.endings, self.name)
 
     def _renderer(self) -> TopDownRenderer:
@@ -214,7 +221,7 @@ class _Film:
 
 
 def _check_numbers(config: WatchConfig) -> None:
-    for name, least in (("steps", 1), ("warmup", 0), ("stride", 1), ("seed", 0)):
+    for name, least in (("steps", 1), ("warmup", 0), ("stride", 1), ("first_seed", 0)):
         if getattr(config, name) < least:
             raise UserError(f"{name}={getattr(config, name)} is too small; use {least} or more")
     if config.lcf is not None and not -1 <= config.lcf <= 1:
@@ -277,15 +284,7 @@ def _scene(config: WatchConfig, policy: Policy) -> SceneOptions:
             f"a policy for {info.scene} sees {info.obs_size} numbers and {spec.name} shows {spec.obs_size}; "
             "choose a scene with as many"
         )
-    as_trained = (info.num_agents, info.rule_based) if spec.name == info.scene else (None, None)
-    options = scene_options(
-        spec.name,
-        num_agents=as_trained[0] if config.num_agents is None else config.num_agents,
-        rule_based=as_trained[1] if config.rule_based is None else config.rule_based,
-        geometry=info.geometry,
-        start_seed=info.start_seed if config.start_seed is None else config.start_seed,
-        num_heldout=0,  # whoever watches may look at any map
-    )
+    options = scene_to_drive(info, spec.name, config)
     if config.view_3d and options.rule_based:
         raise UserError(f"rule_based={options.rule_based} vehicles are not in the 3D view; use rule_based=0")
     return options
@@ -293,15 +292,21 @@ def _scene(config: WatchConfig, policy: Policy) -> SceneOptions:
 
 def _drive(simulator: Simulator, policy: Policy, config: WatchConfig, endings: Endings, name: str) -> Iterator[_Shot]:
     """Step through as many episodes as it takes, from a simulator that has been reset. Fills `endings`."""
-    rng = np.random.default_rng([config.seed, 1])  # another stream than the simulator's, which the seed alone begins
+
+    def begin(episode: int) -> Driving:
+        """As `copo evaluate` drives it, whatever came before."""
+        rng = episode_generator(config.first_seed + episode)
+        driving = Driving(policy, simulator.num_slots, rng, config.deterministic, config.lcf)
+        driving.admit(simulator.batch)
+        return driving
+
     batch, episode = simulator.batch, 0
-    driving = Driving(policy, simulator.num_slots, rng, config.deterministic, config.lcf)
-    driving.admit(batch)
+    driving = begin(episode)
     for _ in range(config.warmup + config.steps):
         if batch.episode_over:
             episode += 1
-            batch = simulator.reset(config.seed + episode)
-            driving.admit(batch)
+            batch = simulator.reset(config.first_seed + episode)
+            driving = begin(episode)
         batch = simulator.step(driving.actions(simulator))
         for slot in np.flatnonzero(batch.outcome):
             endings[episode, int(batch.acted_life[slot])] = int(batch.outcome[slot])

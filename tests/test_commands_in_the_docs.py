@@ -24,6 +24,7 @@ from copo_algos.baselines import named_driver
 from copo_algos.config import TrainConfig, check
 from copo_algos.errors import UserError
 from copo_algos.evaluate import EvaluateConfig
+from copo_algos.policy import shipped_algorithm
 from copo_algos.watch import WatchConfig
 from copo_envs.scenes import SceneError, get_scene
 
@@ -108,7 +109,7 @@ def refuse_what_is_not_there(config: Any) -> None:
         if config.scene:
             get_scene(config.scene)
         if config.scene and path is None:
-            named_driver(config.scene, config.algorithm or "copo")
+            named_driver(config.scene, config.algorithm or shipped_algorithm(config.scene))
 
 
 def test_commands_are_found_wherever_they_stand() -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import copo_algos
+from benchmarks.run import _is_evaluated
+from copo_algos import policy as policy_module
 from copo_algos.config import TrainConfig
 from copo_algos.errors import UserError
-from copo_algos.evaluate import EvaluateConfig, default_folder, evaluate
-from copo_algos.policy import load_policy, shipped_algorithm
+from copo_algos.evaluate import EvaluateConfig, conditions, default_folder, evaluate, plan
+from copo_algos.policy import PolicyInfo, load_policy, shipped_algorithm
 from copo_algos.train import train
 from copo_algos.watch import WatchConfig, watch
+from copo_envs.scenes import SCENES, map_seed
 from tests.algos.tiny import tiny
 
 
@@ -51,6 +56,43 @@ def test_paths_may_be_strings(run: Path, tmp_path: Path):
 
 def test_without_an_algorithm_the_policy_that_there_is_drives():
     assert [shipped_algorithm(scene) for scene in ("intersection", "roundabout", "moon")] == ["copo", "ippo", "copo"]
+
+
+def test_without_an_algorithm_the_policy_that_there_is_is_scored(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(policy_module.resources, "files", lambda package: run.parent)
+    monkeypatch.chdir(run.parent)
+    for name in ("ippo", "copo"):
+        shutil.copytree(run / "checkpoints" / "step_000000048", run.parent / "policies" / "particles" / name)
+        evaluate(EvaluateConfig(scene="particles", episodes=1, horizon=8, workers=1))
+        assert Path("evaluation_horizon-8", f"particles-{name}", "summary.json").exists()
+
+
+def test_pg_map_may_be_driven_on_any_map():
+    info = PolicyInfo("pg_map", "ippo", SCENES["pg_map"].obs_size, num_agents=2, uses_lcf=False, start_seed=6000)
+    cases: list[tuple[dict[str, Any], list[int], str]] = [
+        ({}, [6000, 6000], "evaluation"),
+        ({"start_seed": 9000}, [9000, 9000], "evaluation_start_seed-9000"),
+        ({"start_seed": 1_000_003}, [1_000_003, 1_000_003], "evaluation_start_seed-1000003"),
+        ({"maps": "heldout"}, [1_000_000, 1_000_001], "evaluation_heldout"),
+    ]
+    for settings, maps, folder in cases:
+        config = EvaluateConfig(episodes=2, **settings)
+        assert [map_seed(episode.options, episode.seed) for episode in plan(info, config)] == maps
+        assert conditions(info, config)["start_seed"] == settings.get("start_seed", 6000)
+        assert default_folder(config) == folder
+    with pytest.raises(UserError, match="start_seed=9000 is one map, and maps=heldout another one in every episode"):
+        plan(info, EvaluateConfig(start_seed=9000, maps="heldout"))
+    with pytest.raises(UserError, match="start_seed=9000, but particles has one map; leave out --start-seed"):
+        plan(replace(info, scene="particles"), EvaluateConfig(start_seed=9000))
+
+
+def test_an_evaluation_on_another_map_is_none_of_the_benchmark(run: Path):
+    evaluate(EvaluateConfig(run, episodes=1, workers=1))
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    older = {name: value for name, value in summary.items() if name != "start_seed"}  # they do not say it
+    for kept, counts in ((summary, True), (older, True), ({**summary, "start_seed": 9000}, False)):
+        (run / "evaluation" / "summary.json").write_text(json.dumps(kept))
+        assert _is_evaluated(run, "train", 1) is counts
 
 
 def test_a_run_after_follow_is_no_vehicle(run: Path):

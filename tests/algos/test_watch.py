@@ -10,14 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from copo_algos import policy as policy_module
 from copo_algos import progress
 from copo_algos.cli import main
 from copo_algos.errors import UserError
+from copo_algos.evaluate import Episode, drive
 from copo_algos.policy import Policy, PolicyInfo, make_actor, save_policy
 from copo_algos.watch import WatchConfig, _drive, _scene, watch
 from copo_algos.watch import show as show_film
 from copo_envs.make import make_simulator
-from copo_envs.scenes import SCENES, SceneError, scene_options
+from copo_envs.outcomes import Outcome
+from copo_envs.scenes import SCENES, SceneError, map_seed, scene_options
 from copo_envs.window import Window
 
 
@@ -75,7 +78,7 @@ def test_a_film_without_a_terminal_says_how_far_it_is(
 def test_the_same_seed_makes_the_same_film(config: WatchConfig) -> None:
     first = watch(config).read_bytes()
     assert watch(config).read_bytes() == first
-    assert watch(replace(config, seed=1)).read_bytes() != first
+    assert watch(replace(config, first_seed=1)).read_bytes() != first
     assert watch(replace(config, deterministic=True)).read_bytes() != first
 
 
@@ -112,7 +115,7 @@ def test_driving_counts_every_life_once_and_goes_on_after_an_episode() -> None:
     simulator = make_simulator(scene_options("particles", num_agents=6, horizon=100, delay_done=5), in_process=True)
     simulator.reset(3)
     endings: dict[tuple[int, int], int] = {}
-    shots = list(_drive(simulator, policy, WatchConfig(seed=3, steps=500), endings, "particles"))
+    shots = list(_drive(simulator, policy, WatchConfig(first_seed=3, steps=500), endings, "particles"))
     assert len(shots) == 500
     episodes = max(shot.episode for shot in shots) + 1
     assert episodes >= 2
@@ -172,6 +175,45 @@ def test_a_policy_drives_on_the_map_that_it_was_trained_on() -> None:
     policy = tiny_policy(scene="pg_map", num_agents=15, start_seed=8000)
     assert _scene(WatchConfig(), policy).start_seed == 8000
     assert _scene(WatchConfig(start_seed=9000), policy).start_seed == 9000
+    assert map_seed(_scene(WatchConfig(start_seed=1_000_003), policy), 5) == 1_000_003, "a held-out one, by its name"
+    assert map_seed(_scene(WatchConfig(maps="heldout"), policy), 5) == 1_000_005
+    with pytest.raises(UserError, match="start_seed=9000 is one map, and maps=heldout another one in every episode"):
+        _scene(WatchConfig(maps="heldout", start_seed=9000), policy)
+
+
+def test_roads_and_horizon_are_those_asked_for() -> None:
+    policy = tiny_policy(scene="bottleneck", num_agents=7)
+    policy.info = replace(policy.info, geometry="metadrive")
+    made = [_scene(WatchConfig(geometry=geometry, horizon=50), policy) for geometry in (None, "published", "metadrive")]
+    assert [options.geometry for options in made] == ["metadrive", "published", "metadrive"]
+    assert [options.horizon for options in made] == [50] * 3 and _scene(WatchConfig(), policy).horizon == 1000
+
+
+def test_a_film_shows_the_episodes_of_an_evaluation() -> None:
+    """Also the second one in the film: an episode depends on its seed alone."""
+    policy, options = tiny_policy(), scene_options("particles", num_agents=6, horizon=60)
+    lives = drive(policy, [Episode(k, 40 + k, options) for k in range(2)], workers=1)
+    simulator = make_simulator(options, in_process=True)
+    simulator.reset(40)
+    endings: dict[tuple[int, int], int] = {}
+    for shot in _drive(simulator, policy, WatchConfig(first_seed=40, steps=500), endings, "particles"):
+        if shot.episode == 2:
+            break
+    outcomes = [Outcome[name.upper()] for name in lives["outcome"]]
+    evaluated = dict(zip(zip(lives["episode"], lives["life"], strict=True), outcomes, strict=True))
+    assert {key: outcome for key, outcome in endings.items() if key[0] < 2} == evaluated
+    assert {episode for episode, _ in evaluated} == {0, 1}
+
+
+def test_without_an_algorithm_whichever_policy_comes_with_the_package_drives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(policy_module.resources, "files", lambda package: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, uses_lcf in (("ippo", False), ("copo", True)):
+        saved(tmp_path / "policies" / "particles" / name, uses_lcf)
+        assert main(["watch", "--scene", "particles", "--steps", "2", "--size", "200"]) == 0
+        assert capsys.readouterr().out.startswith(f"videos/particles-{name}.gif: ")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +222,7 @@ def test_a_policy_drives_on_the_map_that_it_was_trained_on() -> None:
         ({"steps": 0}, "steps=0 is too small; use 1 or more"),
         ({"warmup": -1}, "warmup=-1 is too small"),
         ({"stride": 0}, "stride=0 is too small"),
-        ({"seed": -1}, "seed=-1 is too small"),
+        ({"first_seed": -1}, "first_seed=-1 is too small"),
         ({"lcf": 45.0}, r"lcf=45.0 is not in \[-1, 1\]"),
         ({"fps": 0}, "fps=0 is not possible"),
         ({"size": 10}, "size=10 pixels is too small"),
@@ -203,10 +245,15 @@ def test_a_policy_drives_on_the_map_that_it_was_trained_on() -> None:
         ({"algorithm": "ippo"}, "was given; leave one out"),
         ({"run": Path("nowhere")}, "no policy in nowhere"),
         ({"run": None, "scene": "particles", "algorithm": "sarsa"}, "'sarsa'"),
+        ({"run": None, "scene": "particles"}, "no policy for scene 'particles' and algorithm 'copo' comes with"),
+        ({"maps": "heldout"}, "particles has one map; only pg_map has held-out ones: leave out --maps"),
+        ({"start_seed": 9000}, "start_seed=9000, but particles has one map; leave out --start-seed"),
+        ({"geometry": "moon"}, "unknown geometry 'moon'; choose one of published, metadrive"),
+        ({"horizon": 0}, "horizon=0 is too small; use 1 or more"),
     ],
 )
 def test_what_cannot_be_filmed_is_refused_before_driving(config: WatchConfig, changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         watch(replace(config, **changes))
     assert config.output is not None and not config.output.exists()
 
