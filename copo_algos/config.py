@@ -90,7 +90,7 @@ class LCFConfig:
     lcf_minibatch_size: int = 0
     """Samples per meta-step; 0: all of them."""
     lcf_initial_mean: float = 0.0
-    """Mean at the start, in (-1, 1); the angle is this times 90 degrees."""
+    """Mean at the start, in [-0.999, 0.999]; the angle is this times 90 degrees."""
     lcf_initial_std: float = 0.1
     """Standard deviation at the start."""
     fixed_lcf: float = 0.0

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
-
-from copo_algos.errors import UserError
 
 T = TypeVar("T")
 
@@ -43,22 +39,26 @@ def with_help(section: type[T]) -> type[T]:
     kinds = get_type_hints(section, include_extras=True)
     with suppress(OSError):
         for name, sentences in descriptions(section).items():
-            told = (*_spelling(kinds[name]), tyro.conf.arg(help=sentences))
+            told = (*_spelling(kinds[name], getattr(section, name, ...)), tyro.conf.arg(help=sentences))
             section.__annotations__[name] = Annotated[(kinds[name], *told)]
     return section
 
 
-def _spelling(kind: Any) -> list[Any]:
+def _spelling(kind: Any, default: Any) -> list[Any]:
     """What tyro is to be told about a setting of this type."""
     kind, *extras = get_args(kind) if get_origin(kind) is Annotated else (kind,)
     optional = NoneType in get_args(kind)
     (plain,) = (other for other in get_args(kind) if other is not NoneType) if optional else (kind,)
     told: list[Any] = [_number(plain, optional)] if plain in (int, float) else []
-    if optional:
-        told.append(tyro.conf.arg(help_behavior_hint=""))
+    if optional and default is None:  # which stands for what the sentences say, and is nothing to be given
+        told.append(tyro.conf.arg(help_behavior_hint=_hint))
         if tyro.conf.Positional not in extras:  # those have a name of their own there
             told.append(tyro.conf.arg(metavar=_metavar(plain)))
     return told
+
+
+def _hint(default: str) -> str:
+    return "" if default == "None" else f"(default: {default})"
 
 
 def _metavar(kind: Any) -> str:
@@ -75,7 +75,7 @@ def _number(kind: type, optional: bool) -> PrimitiveConstructorSpec[Any]:
 
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=_metavar(kind),
+        metavar=f"{{None}}|{_metavar(kind)}" if optional else _metavar(kind),
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, (int, kind)) or (optional and value is None),
         str_from_instance=lambda value: [str(value)],
@@ -102,18 +102,3 @@ def _number_of(word: str) -> float:
         return float(word)
     except ValueError as error:
         raise ValueError(f"{word!r} is no number; use one such as 0.5 or 3e-4") from error
-
-
-def accept_strings(settings: Any, *names: str) -> None:
-    """Make paths of those settings that are strings: in Python they may be given so, as on the command line.
-
-    Raises:
-        UserError: something else than a path.
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if value is None or isinstance(value, Path):
-            continue
-        if not isinstance(value, (str, os.PathLike)):
-            raise UserError(f"{name}={value!r} is no path; use a string or a pathlib.Path")
-        object.__setattr__(settings, name, Path(value))  # the settings are frozen for everybody else

@@ -113,7 +113,9 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.Capt
     [
         ("train ippo --total-steps many", "many"),
         ("train ippo --learning-rate 3e-4x", "3e-4x"),
-        ("train ippo --num-agents 2.5", "2.5"),
+        ("train ippo --num-agents 2.5", "'2.5' is no whole number; use one such as 100000 or 1e5"),
+        ("evaluate --workers nan", "'nan' is no whole number"),
+        ("watch --lcf half", "'half' is no number; use one such as 0.5 or 3e-4"),
         ("train ippo --preset mine", "paper"),
         ("train ippo --preset=mine", "default"),
         ("train ippo --colour red", "colour"),
