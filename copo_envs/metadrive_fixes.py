@@ -1,6 +1,6 @@
 """What MetaDrive 0.4.3 needs to start offline, to repeat an episode bit for bit, and to have the published roads.
 
-Four kinds of repair, installed once per process by `install`:
+Five kinds of repair, installed once per process by `install`:
 
 * **offline**: the first engine start tries to download assets that only 3D rendering uses. It no longer does. Nor
   does it need a system's OpenGL library, without which it used to end in an IndexError.
@@ -9,13 +9,17 @@ Four kinds of repair, installed once per process by `install`:
   10 ms), so that every reset equals the first one of a fresh engine.
 * **ramps**: 0.4.3 draws the taper at the end of a ramp along the x axis, whatever the direction of the road. On a road
   of another direction its continuous line lies across the lanes, and ends the life of everybody who comes there.
+* **births**: much of what a vehicle costs that respawns goes into copies of settings, value by value, and into
+  generators that are seeded twice, the first time from the operating system and for nothing. The same for less.
 * **geometry**: MetaDrive 0.4.x draws some roads otherwise than 0.2.5, on which the published numbers were made.
   `set_geometry("published")` brings the old ones back for the next map that is built; `"metadrive"` leaves 0.4.3's.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +39,8 @@ from metadrive.constants import CollisionGroup, MetaDriveType, PGLineType
 from metadrive.engine.base_engine import BaseEngine
 from metadrive.engine.core.collision_callback import collision_callback
 from metadrive.engine.physics_node import BaseRigidBodyNode
+from metadrive.utils import Config, random_utils
+from numpy.random.bit_generator import ISeedSequence
 from panda3d.bullet import BulletConvexHullShape, BulletWorld
 from panda3d.core import LPoint3f, NodePath, PythonCallbackObject, Vec3, loadPrcFileData
 
@@ -58,6 +64,7 @@ def install(display: str = "p3tinydisplay") -> None:
     _renew_physics_at_reset()
     _turn_tapers_along_the_road()
     _make_geometry_switchable()
+    _make_births_cheap()
 
 
 def set_geometry(geometry: str) -> None:
@@ -133,6 +140,32 @@ def _make_geometry_switchable() -> None:
     # 0.2.5's toll booth had no size of its own; its lidar mask fell back to the size of the ego vehicle.
     toll.LENGTH = property(lambda self: 4.51 if _published else toll_length.fget(self))
     toll.WIDTH = property(lambda self: 1.852 if _published else toll_width.fget(self))
+
+
+def _make_births_cheap() -> None:
+    plain = {int, float, bool, str, type(None)}
+
+    def deepcopy(self: Config, memo: dict[int, Any]) -> Config:
+        def copied(attributes: dict[str, Any]) -> dict[str, Any]:
+            return {
+                key: value if type(value) in plain else copy.deepcopy(value, memo) for key, value in attributes.items()
+            }
+
+        same = memo[id(self)] = Config.__new__(Config)
+        same.__dict__.update(copied(self.__dict__ | {"_config": None}), _config=copied(self._config))
+        return same
+
+    class Unseeded(ISeedSequence):
+        def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+            return np.zeros(n_words, dtype)
+
+    def random_state() -> np.random.RandomState:
+        return np.random.RandomState(np.random.MT19937(Unseeded()))
+
+    config: Any = Config
+    config.__deepcopy__ = deepcopy
+    # `get_np_random` makes a RandomState, and seeds it in its next line.
+    random_utils.np = SimpleNamespace(random=SimpleNamespace(RandomState=random_state))
 
 
 def lane_surface(lane: Any) -> list[list[tuple[float, float]]]:
