@@ -1,11 +1,17 @@
 """The terms of the PPO loss (Schulman et al. 2017), each the mean over a minibatch of B vehicle samples, and their
-derivatives by hand."""
+derivatives by hand.
+
+What a gradient step needs is compiled where it can be (`kernels.takes`); what is written here is what that computes.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from copo_algos import kernels
 from copo_algos.config import LOG_STD_RANGE
+from copo_algos.networks import gaussian_log_prob, split_head
 
 
 def clipped_surrogate(ratio: torch.Tensor, advantage: torch.Tensor, clip_coef: float) -> torch.Tensor:
@@ -68,11 +74,50 @@ def head_gradient(head: torch.Tensor, by_mean: torch.Tensor, by_log_std: torch.T
     return torch.cat([by_mean, by_log_std * ((raw >= low) & (raw <= high))], dim=1)
 
 
+def policy_gradient(
+    head: torch.Tensor,
+    action: torch.Tensor,
+    log_prob: torch.Tensor,
+    advantage: torch.Tensor,
+    old_mean: torch.Tensor,
+    old_log_std: torch.Tensor,
+    clip_coef: float,
+    kl_coef: float,
+    entropy_coef: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """d (-clipped_surrogate + kl_coef gaussian_kl - entropy_coef gaussian_entropy) / d head.
+
+    Args:
+        head: (B, 4) the actor's output.
+        action, old_mean, old_log_std: (B, 2).
+        log_prob, advantage: (B,) `log_prob` under the policy that acted.
+
+    Returns:
+        The derivative (B, 4) and the probability ratio w (B,).
+    """
+    if kernels.takes(head):
+        arrays = (tensor.numpy() for tensor in (head, action, log_prob, advantage, old_mean, old_log_std))
+        found = kernels.policy_gradient(*arrays, *map(np.float32, (clip_coef, kl_coef, entropy_coef)))
+        by_head, ratio = map(torch.from_numpy, found)
+        return by_head, ratio
+    mean, log_std = split_head(head)
+    ratio = torch.exp(gaussian_log_prob(mean, log_std, action) - log_prob)
+    by_log_prob = -surrogate_gradient(ratio, advantage, clip_coef)[:, None]
+    by_mean, by_log_std = (by_log_prob * d for d in log_prob_gradient(mean, log_std, action))
+    kl_by_mean, kl_by_log_std = kl_gradient(old_mean, old_log_std, mean, log_std)
+    by_mean += kl_coef * kl_by_mean
+    by_log_std += kl_coef * kl_by_log_std - entropy_coef / len(head)  # dH / d log std = 1 / B
+    return head_gradient(head, by_mean, by_log_std), ratio
+
+
 def value_gradient(
     value: torch.Tensor, old_value: torch.Tensor, returns: torch.Tensor, value_clip: float
 ) -> torch.Tensor:
     """d clipped_value_loss / d value (B,) of one head: 2 (V - R) / B, and 0 where the clipped term is the larger one
     and the clip holds it."""
+    if kernels.takes(value):
+        arrays = (tensor.numpy() for tensor in (value, old_value, returns))
+        return torch.from_numpy(kernels.value_gradient(*arrays, np.float32(value_clip)))
     error = value - returns
     moved = value - old_value
     clipped_error = old_value + moved.clamp(-value_clip, value_clip) - returns

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from copo_algos import activations
+from copo_algos import kernels
 from copo_algos.machine import Precision
 from copo_algos.networks import Layers
 
@@ -108,9 +108,9 @@ class _Halves:
             half.copy_(weight)
         z1, z2 = self._z1[:n], self._z2[:n]
         torch.mm(self._x[:n].copy_(x), self._w[0], out=z1)
-        activations.tanh_bfloat16(_bits(z1), biases[0].numpy(), h1.numpy())
+        kernels.tanh_bfloat16(_bits(z1), biases[0].numpy(), h1.numpy())
         torch.mm(z1, self._w[1], out=z2)
-        activations.tanh_bfloat16(_bits(z2), biases[1].numpy(), h2.numpy())
+        kernels.tanh_bfloat16(_bits(z2), biases[1].numpy(), h2.numpy())
 
     def backward(self, d2: torch.Tensor, h1: torch.Tensor, gradients: Layers) -> None:
         """From d2 (B, H) on, to the gradients of W1, W2 and b1."""
@@ -118,7 +118,7 @@ class _Halves:
         half2 = self._d2[:n].copy_(d2)
         torch.mm(self._z1[:n].t(), half2, out=self._gradients[1])
         half1 = torch.mm(half2, self._w[1].t(), out=self._d1[:n])
-        activations.through_tanh_bfloat16(_bits(half1), h1.numpy(), gradients.biases[0].numpy())
+        kernels.through_tanh_bfloat16(_bits(half1), h1.numpy(), gradients.biases[0].numpy())
         torch.mm(self._x[:n].t(), half1, out=self._gradients[0])
         for half, gradient in zip(self._gradients, gradients.weights, strict=False):
             gradient.copy_(half)
@@ -128,21 +128,17 @@ def _bits(half: torch.Tensor):
     return half.view(torch.uint16).numpy()
 
 
-def _compiled(tensor: torch.Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-
-
 def _tanh(z: torch.Tensor, bias: torch.Tensor) -> None:
     """z (B, H) <- tanh(z + bias)."""
-    if _compiled(z):
-        activations.tanh(z.numpy(), bias.numpy())
+    if kernels.takes(z):
+        kernels.tanh(z.numpy(), bias.numpy())
     else:
         z.add_(bias).tanh_()
 
 
 def _through_tanh(d: torch.Tensor, h: torch.Tensor, by_bias: torch.Tensor) -> None:
     """d (B, H) <- d (1 - h^2); by_bias (H,) <- its sum over the rows."""
-    if _compiled(d):
-        activations.through_tanh(d.numpy(), h.numpy(), by_bias.numpy())
+    if kernels.takes(d):
+        kernels.through_tanh(d.numpy(), h.numpy(), by_bias.numpy())
     else:
         torch.sum(_tanh_backward(d, h, grad_input=d), 0, out=by_bias)

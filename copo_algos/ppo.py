@@ -20,10 +20,7 @@ from copo_algos.losses import (
     clipped_value_loss,
     gaussian_entropy,
     gaussian_kl,
-    head_gradient,
-    kl_gradient,
-    log_prob_gradient,
-    surrogate_gradient,
+    policy_gradient,
     value_gradient,
 )
 from copo_algos.machine import Precision, cores
@@ -31,7 +28,6 @@ from copo_algos.mlp import TanhMLP
 from copo_algos.networks import (
     GaussianActor,
     ValueCritic,
-    gaussian_log_prob,
     gradients_of,
     layers_of,
     parameters_of,
@@ -192,34 +188,37 @@ class _PolicySteps:
         found = []
         self._norms.clear()
         for batch in batches:
-            mean, log_std, ratio = self._step(batch)
+            head, ratio = self._step(batch)
             if measured:
-                found.append(self._stats(batch, mean, log_std, ratio))
+                found.append(self._stats(batch, *split_head(head), ratio))
         norm = float(torch.stack(self._norms).max())
         if not measured:
             return (math.nan, math.nan, math.nan, math.nan), norm
         policy_loss, kl, entropy, clipped = torch.stack(found).mean(0).tolist()
         return (policy_loss, kl, entropy, clipped), norm
 
-    def _step(self, batch: Samples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean, log std (B, 2) and ratio (B,) before the step, until the next one."""
+    def _step(self, batch: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output of the policy (B, 4) and ratio (B,) before the step, until the next one."""
         config = self._config
         head = self._mlp.forward(batch.obs)
-        mean, log_std = split_head(head)
-        ratio = torch.exp(gaussian_log_prob(mean, log_std, batch.action) - batch.log_prob)
-        # loss = -surrogate + kl_coef KL - entropy_coef H; dH / d log std = 1 / B
-        by_log_prob = -surrogate_gradient(ratio, batch.policy_advantage, config.clip_coef)[:, None]
-        by_mean, by_log_std = (by_log_prob * d for d in log_prob_gradient(mean, log_std, batch.action))
-        kl_by_mean, kl_by_log_std = kl_gradient(batch.mean, batch.log_std, mean, log_std)
-        by_mean += self._kl_coef * kl_by_mean
-        by_log_std += self._kl_coef * kl_by_log_std - config.entropy_coef / len(batch)
-        self._mlp.backward(batch.obs, head_gradient(head, by_mean, by_log_std), self._gradients)
+        by_head, ratio = policy_gradient(
+            head,
+            batch.action,
+            batch.log_prob,
+            batch.policy_advantage,
+            batch.mean,
+            batch.log_std,
+            config.clip_coef,
+            self._kl_coef,
+            config.entropy_coef,
+        )
+        self._mlp.backward(batch.obs, by_head, self._gradients)
         # One action that is far likelier now than when it was taken, and was bad, can have a gradient a thousand times
         # as large as all others, as the clip of the ratio is on its other side. Adam remembers it for many steps.
         limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
         self._norms.append(nn.utils.clip_grad_norm_(self._parameters, limit))
         self._optimizer.step()
-        return mean, log_std, ratio
+        return head, ratio
 
     def _stats(self, batch: Samples, mean: torch.Tensor, log_std: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
         surrogate = clipped_surrogate(ratio, batch.policy_advantage, self._config.clip_coef)

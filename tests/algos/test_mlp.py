@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from copo_algos import activations, losses
+from copo_algos import kernels, losses
 from copo_algos.machine import Precision
 from copo_algos.mlp import TanhMLP
 from copo_algos.networks import (
@@ -154,6 +154,74 @@ def test_the_derivative_of_the_clipped_value_loss():
     torch.testing.assert_close(found, variable.grad, **EXACT)
 
 
+def test_the_derivative_of_the_policys_loss():
+    head, action, old_mean, old_log_std = gaussians()
+    head, action = head.clamp(-3, 2.5), action.clone()
+    log_prob, advantage = normal(15, ROWS) - 3, normal(16, ROWS)
+
+    def loss(mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
+        ratio = torch.exp(gaussian_log_prob(mean, log_std, action) - log_prob)
+        kl = losses.gaussian_kl(old_mean, old_log_std, mean, log_std)
+        surrogate = losses.clipped_surrogate(ratio, advantage, 0.3)
+        return -surrogate + 0.7 * kl - 0.2 * losses.gaussian_entropy(log_std)
+
+    variable = head.clone().requires_grad_()
+    loss(*split_head(variable)).backward()
+    arguments = (head, action, log_prob, advantage, old_mean, old_log_std)
+    found, ratio = losses.policy_gradient(*arguments, clip_coef=0.3, kl_coef=0.7, entropy_coef=0.2)
+    torch.testing.assert_close(found, variable.grad, **EXACT)
+    torch.testing.assert_close(ratio, torch.exp(gaussian_log_prob(*split_head(head), action) - log_prob), **EXACT)
+
+
+def test_the_compiled_derivatives_of_the_losses_are_those_of_float64():
+    head, action, old_mean, old_log_std = (torch.cat([part] * 6).clamp(-1, 2.5) for part in gaussians())
+    head = head + 0.5 * normal(17, *head.shape)
+    rows = len(head)
+    log_prob = gaussian_log_prob(*split_head(head), action) + 0.4 * normal(18, rows)  # ratios on both sides of the clip
+    arguments = (head, action, log_prob, normal(19, rows), old_mean, old_log_std)
+    exact, exact_ratio = losses.policy_gradient(*arguments, clip_coef=0.3, kl_coef=0.7, entropy_coef=0.2)
+    no_kl = losses.policy_gradient(*arguments, clip_coef=0.3, kl_coef=0.0, entropy_coef=0.0)[0]
+    assert 0 < (no_kl == 0).all(1).sum() < rows and (exact[:, 2:] == 0).any()  # held by the clip, and by the limits
+    for (kl_coef, entropy_coef), expected in {(0.7, 0.2): exact, (0.0, 0.0): no_kl}.items():
+        found, ratio = losses.policy_gradient(
+            *(part.float() for part in arguments), clip_coef=0.3, kl_coef=kl_coef, entropy_coef=entropy_coef
+        )
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ratio.double(), exact_ratio, rtol=1e-4, atol=1e-6)
+
+    values = torch.stack([normal(20, 200), normal(21, 200), 2 * normal(22, 200)], 1)  # columns, as in `Samples`
+    expected = losses.value_gradient(*values.T, value_clip=0.4)
+    assert 0 < (expected == 0).sum() < 150
+    found = losses.value_gradient(*values.float().T, value_clip=0.4)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("column", range(6))
+def test_what_is_not_a_number_has_no_compiled_derivative_either(column: int):
+    """Where a hand-written derivative is NaN, so that a training stops, the compiled one is."""
+    head, action, old_mean, old_log_std = gaussians()
+    head = head.clamp(-1, 2.5)
+    log_prob = gaussian_log_prob(*split_head(head), action)  # a ratio of 1, which no clip holds
+    arguments = [head, action, log_prob, normal(16, ROWS), old_mean, old_log_std]
+    arguments[column][:3] = torch.nan
+    exact, found = (
+        losses.policy_gradient(*(part.to(kind) for part in arguments), clip_coef=0.3, kl_coef=0.7, entropy_coef=0.2)
+        for kind in (torch.float64, torch.float32)
+    )
+    for one, other in zip(exact, found, strict=True):
+        assert torch.equal(one.isnan(), other.isnan())
+    assert exact[0].isnan().any() and not exact[0][3:].isnan().any()
+    if column < 3:
+        values = [normal(20 + number, 50) for number in range(3)]
+        values[column][:10] = torch.nan
+        exact, found = (
+            losses.value_gradient(*(part.to(kind) for part in values), value_clip=0.4)
+            for kind in (torch.float64, torch.float32)
+        )
+        assert torch.equal(exact.isnan(), found.isnan())
+
+
 @pytest.mark.parametrize(
     ("precision", "least", "most"),
     [("float32", 1e-9, 1e-6), ("bfloat16", 1e-4, 2**-6)],  # 24 bits and 8, some of them lost on the way
@@ -201,11 +269,11 @@ def test_tanh_is_tanh_as_far_as_float32_goes():
     z = torch.cat([torch.linspace(-12, 12, 9_999), torch.tensor([0.0, 1e-30, torch.inf, -torch.inf, torch.nan])])
     bias = torch.zeros(len(z))
     found = z[None].clone()
-    activations.tanh(found.numpy(), bias.numpy())
+    kernels.tanh(found.numpy(), bias.numpy())
     torch.testing.assert_close(found[0].double(), torch.tanh(z.double()), rtol=4e-7, atol=0, equal_nan=True)
     shifted = single(1, 5, 8)
     expected = torch.tanh(shifted + single(2, 8))
-    activations.tanh(shifted.numpy(), single(2, 8).numpy())
+    kernels.tanh(shifted.numpy(), single(2, 8).numpy())
     torch.testing.assert_close(shifted, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -216,12 +284,12 @@ def test_what_is_not_a_number_stays_so():
     )  # a NaN that rounding up would end
     z = torch.cat([torch.tensor([[torch.nan, torch.inf]]), every_bit], 1)[:, [0, 2, 1]]
     h, half, sums = torch.zeros(1, 3), z.bfloat16(), torch.zeros(3)
-    activations.tanh_bfloat16(half.view(torch.uint16).numpy(), sums.numpy(), h.numpy())
+    kernels.tanh_bfloat16(half.view(torch.uint16).numpy(), sums.numpy(), h.numpy())
     assert h.isnan().tolist() == half.isnan().tolist() == [[True, True, False]]
     assert half[0, 2] == 1 == pytest.approx(float(h[0, 2]), abs=3e-7)
     for d in (z.clone(), z.bfloat16()):
         bits = d.view(torch.uint16) if d.dtype == torch.bfloat16 else d
-        kernel = activations.through_tanh if bits is d else activations.through_tanh_bfloat16
+        kernel = kernels.through_tanh if bits is d else kernels.through_tanh_bfloat16
         kernel(bits.numpy(), torch.full((1, 3), 0.5).numpy(), sums.numpy())
         assert d.isnan().tolist() == [[True, True, False]]
         assert d[0, 2] == sums[2] == torch.inf
@@ -231,8 +299,8 @@ def test_what_is_not_a_number_stays_so():
 def test_where_nothing_can_be_cached_every_process_compiles():
     script = (
         "import numba.core.caching as caching; caching.CacheImpl._locator_classes = []\n"
-        "import numpy as np; from copo_algos import activations\n"
-        "z = np.full((2, 3), 0.5, np.float32); activations.tanh(z, z[0].copy()); print(z[1, 2])"
+        "import numpy as np; from copo_algos import kernels\n"
+        "z = np.full((2, 3), 0.5, np.float32); kernels.tanh(z, z[0].copy()); print(z[1, 2])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -243,8 +311,8 @@ def test_the_compiled_derivatives_are_torchs():
     d, h = single(1, 6, 8), torch.tanh(single(2, 6, 8))
     expected = d * (1 - h * h)
     for found, kernel, precise in (
-        (d.clone(), activations.through_tanh, 1e-6),
-        (d.bfloat16(), activations.through_tanh_bfloat16, 2**-7),
+        (d.clone(), kernels.through_tanh, 1e-6),
+        (d.bfloat16(), kernels.through_tanh_bfloat16, 2**-7),
     ):
         sums = torch.full((8,), torch.nan)
         bits = found.view(torch.uint16) if found.dtype == torch.bfloat16 else found
@@ -257,6 +325,6 @@ def test_a_hidden_layer_in_bfloat16_is_float32s_rounded():
     z, bias = single(1, 500, 256).bfloat16(), single(2, 256)
     expected = torch.tanh(z.float() + bias)
     h = torch.empty(500, 256)
-    activations.tanh_bfloat16(z.view(torch.uint16).numpy(), bias.numpy(), h.numpy())
+    kernels.tanh_bfloat16(z.view(torch.uint16).numpy(), bias.numpy(), h.numpy())
     torch.testing.assert_close(h, expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(z, h.bfloat16(), rtol=0, atol=0)  # the same rounding as torch's, ties included

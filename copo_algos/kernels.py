@@ -1,21 +1,26 @@
-"""What lies between the matrix products of a tanh network, in one pass over the memory each, with numba.
+"""What lies between the matrix products of a gradient step, in one pass over the memory each, with numba.
 
 Between products of some hundred rows, a sum with the bias, a tanh, a product with its derivative and a sum over the
 rows take about as long as the products themselves if each is a pass of its own (and torch's tanh, where it is not
-vectorised, longer). Every loop here is over rows of one buffer and vectorised by the compiler; the first use compiles
-them, in two seconds, and caches them where numba may write: beside the package, or in the user's cache.
+vectorised, longer); and the derivatives of a loss are thirty small operations in torch, for each of which two threads
+that learn side by side may have to wait for Python's lock. Every loop here is over the rows of one buffer; the first
+use compiles them, in some seconds, and caches them where numba may write: beside the package, or in the user's cache.
 
 bfloat16 is the upper half of a float32. numba does not know it, so buffers of it come as their bits, uint16.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit, types
 from numba.extending import intrinsic
+
+from copo_algos.config import LOG_STD_RANGE
 
 # Sums and products may be fused where the processor can; nothing is reordered but by the loops' vectorisation.
 _OPTIONS: dict[str, Any] = {
@@ -24,6 +29,8 @@ _OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "arcp"},
 }
 _one, _limit = np.float32(1), np.float32(7.90531110763549805)
+_half, _two, _log_2_pi = np.float32(0.5), np.float32(2), np.float32(math.log(2 * math.pi))
+_low, _high = (np.float32(bound) for bound in LOG_STD_RANGE)
 _nan, _half_step, _sixteen = np.uint16(0x7FC0), np.uint32(0x7FFF), np.uint32(16)
 
 
@@ -47,7 +54,12 @@ def _number(context: Any, bits: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+def takes(tensor: torch.Tensor) -> bool:
+    """Whether there are kernels for it: float32, in the processor's memory."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # nowhere to write: every process compiles
@@ -125,3 +137,54 @@ def through_tanh_bfloat16(d, h, by_bias):
             value = _widened(d[row, unit]) * (_one - h[row, unit] * h[row, unit])
             by_bias[unit] += value
             d[row, unit] = _rounded(value)
+
+
+@njit(inline="always")
+def _clamped(log_std):
+    return _low if log_std < _low else (_high if log_std > _high else log_std)  # so that NaN stays NaN
+
+
+@_compiled
+def policy_gradient(head, action, log_prob, advantage, old_mean, old_log_std, clip_coef, kl_coef, entropy_coef):
+    """`losses.policy_gradient`, row by row; the coefficients as float32."""
+    count = head.shape[0]
+    share = _one / np.float32(count)
+    by_head, ratios = np.empty_like(head), np.empty_like(log_prob)
+    for row in range(count):
+        new_log_prob = np.float32(0)
+        for axis in range(2):
+            log_std = _clamped(head[row, 2 + axis])
+            z = (action[row, axis] - head[row, axis]) * math.exp(-log_std)
+            new_log_prob -= _half * (z * z + _log_2_pi) + log_std
+        ratio = math.exp(new_log_prob - log_prob[row])
+        ratios[row] = ratio
+        held = ratio > _one + clip_coef if advantage[row] > 0 else ratio < _one - clip_coef
+        by_log_prob = np.float32(0) if held else -advantage[row] * ratio * share
+        for axis in range(2):
+            log_std = _clamped(head[row, 2 + axis])
+            inverse_std = math.exp(-log_std)
+            z = (action[row, axis] - head[row, axis]) * inverse_std
+            # the KL's derivatives: (mean - old) / var, and 1 - var_old / var - (mean - old)^2 / var
+            distance = head[row, axis] - old_mean[row, axis]
+            pull = distance * inverse_std * inverse_std
+            grown = _one - math.exp(_two * (old_log_std[row, axis] - log_std)) - distance * pull
+            by_head[row, axis] = by_log_prob * z * inverse_std + kl_coef * pull * share
+            by_log_std = by_log_prob * (z * z - _one) + (kl_coef * grown - entropy_coef) * share
+            by_head[row, 2 + axis] = by_log_std if log_std == head[row, 2 + axis] else by_log_std * np.float32(0)
+    return by_head, ratios
+
+
+@_compiled
+def value_gradient(value, old_value, returns, value_clip):
+    """`losses.value_gradient`, row by row; `value_clip` as float32."""
+    count = value.shape[0]
+    scale = _two / np.float32(count)
+    by_value = np.empty(count, np.float32)
+    for row in range(count):
+        error = value[row] - returns[row]
+        moved = value[row] - old_value[row]
+        clipped = -value_clip if moved < -value_clip else (value_clip if moved > value_clip else moved)
+        clipped_error = old_value[row] + clipped - returns[row]
+        held = abs(moved) > value_clip and clipped_error * clipped_error > error * error
+        by_value[row] = np.float32(0) if held else error * scale
+    return by_value
