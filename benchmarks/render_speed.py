@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=100, help="env steps before them, until wrecks stand about")
     parser.add_argument("--rounds", type=int, default=5, help="how often they are drawn")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/render_speed"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/render_speed"))
     args = parser.parse_args()
     scenery, shots = record(args.steps, args.warmup, args.seed)
     rows = []
@@ -97,7 +97,7 @@ def main() -> None:
             rows.append(measure(scenery, shots, view, size, args.rounds))
             print(rows[-1], flush=True)
     settings = {"steps": args.steps, "rounds": args.rounds, "seed": args.seed, "pillow": version("pillow")}
-    write_measurement(args.out, "render_speed", rows, **settings)
+    write_measurement(args.output, "render_speed", rows, **settings)
 
 
 if __name__ == "__main__":

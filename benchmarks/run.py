@@ -178,7 +178,8 @@ def _evaluate(config: RunConfig, cell: Cell) -> bool:
     for maps in EVALUATIONS if cell.scene == "pg_map" else ("train",):
         if not _is_evaluated(folder, maps, config.evaluate):
             command = ["evaluate", str(folder), "--episodes", str(config.evaluate), "--maps", maps]
-            done = _copo([*command, "--workers", str(config.workers)]) and done
+            command += ["--output", str(folder / EVALUATIONS[maps]), "--workers", str(config.workers)]
+            done = _copo(command) and done
     return done
 
 

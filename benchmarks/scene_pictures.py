@@ -114,11 +114,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scene_pictures", description=__doc__)
     names = [picture.name or picture.scene for picture in PICTURES]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
-    parser.add_argument("--out", type=Path, default=Path("docs/images/scenes"))
+    parser.add_argument("--output", type=Path, default=Path("docs/images/scenes"))
     args = parser.parse_args()
     for picture in PICTURES:
         if (picture.name or picture.scene) in args.only:
-            path = write(picture, args.out)
+            path = write(picture, args.output)
             print(f"{path}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 

@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=700, help="env steps per seed")
     parser.add_argument("--bias", type=float, default=1.0, help="how badly the vehicles are driven: lives must end")
     parser.add_argument("--geometry", choices=("published", "metadrive"), default="published")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step_equality"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/step_equality"))
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for scene in args.scenes:
@@ -120,7 +120,7 @@ def main() -> None:
             rows.append(asdict(found))
             endings += found.endings
             seed += 1
-    write_measurement(args.out, "step_equality", rows, bias=args.bias)
+    write_measurement(args.output, "step_equality", rows, bias=args.bias)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="env steps per block")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--default-size-only", action="store_true", help="leave out twice the vehicles")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step_speed"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/step_speed"))
     args = parser.parse_args()
     rows = []
     for scene in args.scenes:
@@ -230,7 +230,7 @@ def main() -> None:
             rows.append(measure(scene, size, args.blocks, args.steps, args.seed))
             print(rows[-1], flush=True)
     settings = {"blocks": args.blocks, "steps_per_block": args.steps, "seed": args.seed}
-    write_measurement(args.out, "step_speed", rows, **settings)
+    write_measurement(args.output, "step_speed", rows, **settings)
 
 
 if __name__ == "__main__":

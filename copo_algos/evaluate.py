@@ -98,8 +98,8 @@ class EvaluateConfig:
     """One local coordination factor in [-1, 1] for everybody. Default: drawn for each life from what was learned."""
     output: Path | None = None
     """Where to write. Default: evaluation/ in the run folder, or evaluation/<scene>-<algorithm>/ here for a policy that
-    comes with the package; evaluation_heldout/ for held-out maps. Settings that are not the protocol's are in the name
-    too, as evaluation_horizon-500_deterministic/."""
+    comes with the package; evaluation_heldout/ for held-out maps. Settings that are not the protocol's, and fewer
+    episodes than it has, are in the name too, as evaluation_horizon-500_deterministic/."""
     workers: int = 2
     """Simulator processes that drive episodes side by side."""
 
@@ -340,12 +340,15 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
 
 
 VARIATIONS = ("first_seed", "horizon", "num_agents", "rule_based", "geometry", "start_seed", "deterministic", "lcf")
-"""Settings with which another evaluation is made than the protocol's, and not the same one with more episodes."""
+"""Settings with which another evaluation is made than the protocol's."""
 
 
 def default_folder(config: EvaluateConfig) -> str:
-    """Where an evaluation is written: evaluations by different settings do not replace one another."""
+    """Where an evaluation is written: evaluations by different settings do not replace one another, and one in fewer
+    episodes than the protocol's does not replace that."""
     parts = ["evaluation"] if config.maps == "train" else ["evaluation", "heldout"]
+    if config.episodes < EvaluateConfig.episodes:
+        parts.append(f"episodes-{config.episodes}")
     for name in VARIATIONS:
         value = getattr(config, name)
         if value != getattr(EvaluateConfig, name):

@@ -104,6 +104,10 @@ class Policy:
         """
         if rng is None and not deterministic:
             raise UserError("no rng to draw the actions with; give a numpy.random.Generator, or deterministic=True")
+        if not isinstance(rng, (np.random.Generator, type(None))):
+            raise UserError(
+                f"rng={rng!r} draws no actions; give a numpy.random.Generator, such as numpy.random.default_rng(0)"
+            )
         obs = np.asarray(obs)
         lcf = None if lcf is None else np.asarray(lcf)
         self._check(obs, lcf)

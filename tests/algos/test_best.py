@@ -112,7 +112,7 @@ def test_copo_evaluate_says_the_same_of_the_best(copy: Path):
     kept = json.loads((best / "evaluation.json").read_text())
     assert {name: found[name].item() for name in MEASURES} == {name: kept[name] for name in MEASURES}
     assert found["env_steps"].item() == kept["env_steps"] == load_policy(best).info.env_steps
-    assert (copy / f"evaluation_first_seed-{FIRST_SEED}" / "best" / "lives.csv").exists()
+    assert (copy / f"evaluation_episodes-1_first_seed-{FIRST_SEED}" / "best" / "lives.csv").exists()
 
 
 def test_resuming_goes_on_with_the_rows_and_the_best(copy: Path):

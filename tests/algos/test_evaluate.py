@@ -59,6 +59,7 @@ def config(path: Path | None = None, **settings: object) -> EvaluateConfig:
 
 
 FOLDER = default_folder(config())
+ONE_EPISODE = default_folder(config(episodes=1))
 
 
 def episodes(count: int) -> list[Episode]:
@@ -201,7 +202,8 @@ def test_the_summary_of_made_up_lives(tmp_path: Path, asked: list[dict[str, Any]
     run = make_run(tmp_path / "seed0")
     table = evaluate(config(run, episodes=4, horizon=20))
     assert len(asked) == 1
-    summary = json.loads((run / FOLDER / "summary.json").read_text())
+    folder = run / default_folder(config(episodes=4))
+    summary = json.loads((folder / "summary.json").read_text())
     assert summary["lives"] == 15
     assert summary["measures"] == pytest.approx(
         {
@@ -237,7 +239,7 @@ def test_the_summary_of_made_up_lives(tmp_path: Path, asked: list[dict[str, Any]
     assert summary["interval_95"].keys() == expected.keys()
     for name, interval in expected.items():
         assert summary["interval_95"][name] == pytest.approx(interval), name
-    each = pd.read_csv(run / FOLDER / "episodes.csv")
+    each = pd.read_csv(folder / "episodes.csv")
     assert each["efficiency"].tolist() == pytest.approx([1 / 20] * 3 + [-7 / 20])
     assert each["throughput"].tolist() == [1, 1, 1, 0]
 
@@ -310,21 +312,21 @@ def test_a_folder_of_runs_gives_one_row_each(tmp_path: Path):
     assert table["algorithm"].tolist() == ["copo", "ippo"]
     for name in ("copo", "ippo"):
         assert (tmp_path / "out" / name / "seed0" / "summary.json").exists()
-        assert not (tmp_path / "runs" / name / "seed0" / FOLDER).exists()
+        assert not (tmp_path / "runs" / name / "seed0" / ONE_EPISODE).exists()
 
 
 def test_a_checkpoint_is_scored_beside_the_checkpoints(tmp_path: Path):
     run = make_run(tmp_path / "seed0")
     table = evaluate(config(run / "checkpoints" / "step_000000100", episodes=1))
     assert table["env_steps"].tolist() == [100]
-    assert (run / FOLDER / "step_000000100" / "lives.csv").exists()
+    assert (run / ONE_EPISODE / "step_000000100" / "lives.csv").exists()
 
 
 def test_the_folder_of_the_checkpoints_stands_for_its_run(tmp_path: Path):
     run = make_run(tmp_path / "seed0")
     table = evaluate(config(run / "checkpoints", episodes=1))
     assert table["env_steps"].tolist() == [200] and table["run"].tolist() == [str(run)]
-    assert (run / FOLDER / "lives.csv").exists()
+    assert (run / ONE_EPISODE / "lives.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -378,7 +380,7 @@ def test_refusals_say_what_is_allowed(tmp_path: Path, settings: dict[str, object
     run = make_run(tmp_path / "seed0", uses_lcf=False)
     with pytest.raises(ValueError, match=message):
         evaluate(config(run, **settings))
-    assert not (run / FOLDER).exists()
+    assert not list(run.glob("evaluation*"))
 
 
 def test_nothing_to_evaluate_is_one_sentence(tmp_path: Path):
@@ -399,15 +401,15 @@ def test_nothing_to_evaluate_is_one_sentence(tmp_path: Path):
 def test_an_interrupted_evaluation_leaves_the_last_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = make_run(tmp_path / "seed0")
     evaluate(config(run, episodes=1))
-    before = {path.name: path.read_text() for path in (run / FOLDER).iterdir()}
+    before = {path.name: path.read_text() for path in (run / ONE_EPISODE).iterdir()}
 
     def interrupted(*arguments: object, **options: object) -> np.ndarray:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Policy, "act", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(config(run, episodes=2))
-    assert {path.name: path.read_text() for path in (run / FOLDER).iterdir()} == before
+        evaluate(config(run, episodes=2, output=run / ONE_EPISODE))
+    assert {path.name: path.read_text() for path in (run / ONE_EPISODE).iterdir()} == before
 
 
 @pytest.mark.slow

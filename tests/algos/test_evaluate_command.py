@@ -35,14 +35,15 @@ def test_evaluations_by_different_settings_do_not_replace_one_another(run: Path)
         evaluate(config)
     found = {folder.name: json.loads((folder / "summary.json").read_text()) for folder in run.glob("evaluation*")}
     assert {name: (summary["horizon"], summary["lcf"] == 0.0) for name, summary in found.items()} == {
-        "evaluation_horizon-12": (12, False),
-        "evaluation_horizon-8": (8, False),
-        "evaluation_horizon-8_deterministic_lcf-0.0": (8, True),
+        "evaluation_episodes-1_horizon-12": (12, False),
+        "evaluation_episodes-1_horizon-8": (8, False),
+        "evaluation_episodes-1_horizon-8_deterministic_lcf-0.0": (8, True),
     }
 
 
 def test_more_episodes_of_the_protocol_are_the_same_evaluation():
-    assert default_folder(EvaluateConfig(episodes=3, workers=7)) == "evaluation"
+    assert default_folder(EvaluateConfig(episodes=30, workers=7)) == "evaluation"
+    assert default_folder(EvaluateConfig(episodes=3)) == "evaluation_episodes-3"
     assert default_folder(EvaluateConfig(maps="heldout")) == "evaluation_heldout"
     assert default_folder(EvaluateConfig(maps="heldout", first_seed=3)) == "evaluation_heldout_first_seed-3"
 
@@ -64,7 +65,7 @@ def test_without_an_algorithm_the_policy_that_there_is_is_scored(run: Path, monk
     for name in ("ippo", "copo"):
         shutil.copytree(run / "checkpoints" / "step_000000048", run.parent / "policies" / "particles" / name)
         evaluate(EvaluateConfig(scene="particles", episodes=1, horizon=8, workers=1))
-        assert Path("evaluation_horizon-8", f"particles-{name}", "summary.json").exists()
+        assert Path("evaluation_episodes-1_horizon-8", f"particles-{name}", "summary.json").exists()
 
 
 def test_pg_map_may_be_driven_on_any_map():
@@ -79,7 +80,7 @@ def test_pg_map_may_be_driven_on_any_map():
         config = EvaluateConfig(episodes=2, **settings)
         assert [map_seed(episode.options, episode.seed) for episode in plan(info, config)] == maps
         assert conditions(info, config)["start_seed"] == settings.get("start_seed", 6000)
-        assert default_folder(config) == folder
+        assert default_folder(replace(config, episodes=20)) == folder
     with pytest.raises(UserError, match="start_seed=9000 is one map, and maps=heldout another one in every episode"):
         plan(info, EvaluateConfig(start_seed=9000, maps="heldout"))
     with pytest.raises(UserError, match="start_seed=9000, but particles has one map; leave out --start-seed"):
@@ -87,7 +88,7 @@ def test_pg_map_may_be_driven_on_any_map():
 
 
 def test_an_evaluation_on_another_map_is_none_of_the_benchmark(run: Path):
-    evaluate(EvaluateConfig(run, episodes=1, workers=1))
+    evaluate(EvaluateConfig(run, episodes=1, workers=1, output=run / "evaluation"))
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     older = {name: value for name, value in summary.items() if name != "start_seed"}  # they do not say it
     for kept, counts in ((summary, True), (older, True), ({**summary, "start_seed": 9000}, False)):
@@ -105,6 +106,8 @@ def test_a_policy_asks_only_for_what_it_needs(run: Path, tmp_path: Path):
     assert policy.act(obs, np.zeros(2), deterministic=True).shape == (2, 2)
     with pytest.raises(UserError, match="no rng to draw the actions with"):
         policy.act(obs, np.zeros(2))
+    with pytest.raises(UserError, match=r"rng=0 draws no actions; give a numpy.random.Generator, .*default_rng\(0\)"):
+        policy.act(obs, np.zeros(2), 0)  # pyright: ignore[reportArgumentType]
     alone = load_policy(train(tiny(tmp_path, "ippo", total_steps=48)))
     assert alone.act(obs, deterministic=True).shape == (2, 2)
 
