@@ -18,6 +18,8 @@ from copo_algos.rewards import NeighbourRule
 from copo_envs.scenes import MOST, SceneOptions, is_whole, scene_options
 
 PARTS = ("ppo", "lcf", "critic")
+MOST_HIDDEN = 8192
+"""Units of a hidden layer: more are no policy under a gigabyte."""
 LOG_STD_RANGE = (-20.0, 2.0)
 """Log standard deviations are kept in it: those of an actor, and that of phi."""
 FIRST_MAP, MAPS_APART = 5000, 1000
@@ -58,6 +60,8 @@ class PPOConfig:
     """Weight of KL(old || new) at the start; it adapts."""
     kl_target: float = 0.01
     """KL that the weight aims at: x1.5 above twice the target, x0.5 below half of it."""
+    hidden_size: int = 256
+    """Units of each of the two hidden layers, of the policy and of the critics."""
     log_std_init: float = 0.0
     """Log standard deviation of the actions at the start; it is learned, and depends on the observation."""
     normalize_observations: bool = False
@@ -133,6 +137,9 @@ class TrainConfig:
     preset: PresetName = "default"
     """default: this package's choice, of the longest trainings. fast: soonest at a given success rate. paper: the
     values behind the published table. paper_torch: their port's."""
+    init_from: str | None = None
+    """Begin with a trained policy, its weights and its distribution of phi, instead of an untrained one; the critics
+    begin anew. A run folder, a checkpoint, or <scene>/<algorithm> of a policy that comes with the package."""
     run_dir: Path | None = None
     """Where to write. Default: runs/<scene>/<algorithm>/seed<seed>."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -314,6 +321,13 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"precision=bfloat16 is for the CPU, and device={config.device}; use float32")
     if config.wandb is not None and not config.wandb.strip():
         raise UserError(f"wandb={config.wandb!r} is no name of a project; give one, or leave out --wandb")
+    if not 1 <= ppo.hidden_size <= MOST_HIDDEN:
+        raise UserError(f"hidden_size={ppo.hidden_size} is not in [1, {MOST_HIDDEN}]")
+    if config.init_from is not None and ppo.normalize_observations:
+        raise UserError(
+            f"init_from={config.init_from} with normalize_observations: a policy that was trained takes observations "
+            "as they are; use --no-normalize-observations"
+        )
     if config.total_steps < 1:
         raise UserError(f"total_steps={config.total_steps}; use 1 or more")
     for name, value, low, high in (

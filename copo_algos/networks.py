@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from copo_algos.config import LOG_STD_RANGE
+from copo_algos.config import LOG_STD_RANGE, PPOConfig
 
-HIDDEN = 256
+HIDDEN = PPOConfig.hidden_size
+"""Units of a hidden layer where nothing else is asked for: those of the published networks."""
 
 
 class Layers(NamedTuple):
@@ -30,10 +31,10 @@ def normc_(weight: torch.Tensor, scale: float, generator: torch.Generator) -> No
         weight.mul_(scale / weight.pow(2).sum(-1, keepdim=True).sqrt())
 
 
-def make_layers(inputs: int, outputs: int, generator: torch.Generator) -> nn.ModuleList:
-    """The three linear layers of an MLP 256-256, initialised as RLlib does: rows of hidden layers have norm 1, those of
-    the output 0.01; biases are zero."""
-    sizes = (inputs, HIDDEN, HIDDEN, outputs)
+def make_layers(inputs: int, outputs: int, generator: torch.Generator, hidden: int = HIDDEN) -> nn.ModuleList:
+    """The three linear layers of an MLP with two hidden ones, initialised as RLlib does: rows of hidden layers have
+    norm 1, those of the output 0.01; biases are zero."""
+    sizes = (inputs, hidden, hidden, outputs)
     found = nn.ModuleList()
     for size, next_size, scale in zip(sizes[:-1], sizes[1:], (1.0, 1.0, 0.01), strict=True):
         layer = nn.Linear(size, next_size)
@@ -55,18 +56,27 @@ def layers_of(tensors: Sequence[torch.Tensor]) -> Layers:
 
 
 class GaussianActor(nn.Module):
-    """MLP 256-256 with tanh; the head holds the means and the log standard deviations of a diagonal Gaussian.
+    """MLP with two hidden layers and tanh; the head holds the means and the log standard deviations of a diagonal
+    Gaussian.
 
     Args:
         obs_size: D, the coordination factor included where there is one.
         action_size: 2.
         generator: draws the weights.
         log_std_init: bias of the head's log standard deviations, which is about what an untrained actor gives.
+        hidden: units of each hidden layer.
     """
 
-    def __init__(self, obs_size: int, action_size: int, generator: torch.Generator, log_std_init: float = 0.0):
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        generator: torch.Generator,
+        log_std_init: float = 0.0,
+        hidden: int = HIDDEN,
+    ):
         super().__init__()
-        self.layers = make_layers(obs_size, 2 * action_size, generator)
+        self.layers = make_layers(obs_size, 2 * action_size, generator, hidden)
         head = self.layers[-1]
         assert isinstance(head, nn.Linear)
         nn.init.constant_(head.bias[action_size:], log_std_init)
@@ -77,17 +87,18 @@ class GaussianActor(nn.Module):
 
 
 class ValueCritic(nn.Module):
-    """H separate MLPs 256-256 with tanh, one per value head, which share nothing.
+    """H separate MLPs as the actor's, one per value head, which share nothing.
 
     Args:
         obs_size: D.
         heads: H.
         generator: draws the weights.
+        hidden: units of each hidden layer.
     """
 
-    def __init__(self, obs_size: int, heads: int, generator: torch.Generator):
+    def __init__(self, obs_size: int, heads: int, generator: torch.Generator, hidden: int = HIDDEN):
         super().__init__()
-        self.heads = nn.ModuleList(make_layers(obs_size, 1, generator) for _ in range(heads))
+        self.heads = nn.ModuleList(make_layers(obs_size, 1, generator, hidden) for _ in range(heads))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """obs (B, D) -> values (B, H)."""

@@ -18,9 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from copo_algos.config import MOST_HIDDEN
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.factors import draw_lcf, with_lcf
-from copo_algos.networks import GaussianActor
+from copo_algos.networks import HIDDEN, GaussianActor
 from copo_envs.legacy_obs import LegacyObs
 from copo_envs.scenes import SCENES, SceneOptions
 from copo_envs.step_batch import ACTION_SIZE, Simulator, StepBatch
@@ -53,6 +54,8 @@ class PolicyInfo:
     """The random map it was trained on (`pg_map`)."""
     obs_version: str = "0.4.3"
     """MetaDrive whose conventions its observations have: "0.4.3", or "0.2.5" (see `copo_envs.legacy_obs`)."""
+    hidden_size: int = HIDDEN
+    """Units of each of its two hidden layers."""
     format: str = FORMAT
 
 
@@ -154,7 +157,8 @@ class Policy:
 
 def make_actor(info: PolicyInfo, generator: torch.Generator | None = None, log_std_init: float = 0.0) -> GaussianActor:
     """An untrained actor of the right size."""
-    return GaussianActor(info.obs_size + info.uses_lcf, ACTION_SIZE, generator or torch.Generator(), log_std_init)
+    inputs, generator = info.obs_size + info.uses_lcf, generator or torch.Generator()
+    return GaussianActor(inputs, ACTION_SIZE, generator, log_std_init, info.hidden_size)
 
 
 def save_policy(policy: Policy, folder: str | Path) -> None:
@@ -286,6 +290,10 @@ def _load_info(path: Path) -> PolicyInfo:
         raise CheckpointError(f"{path} has lcf_mean={info.lcf_mean}, which is not in [-1, 1]; use another checkpoint")
     if not 0 <= info.lcf_std < math.inf:
         raise CheckpointError(f"{path} has lcf_std={info.lcf_std}; use another checkpoint, with a number of 0 or more")
+    if not 1 <= info.hidden_size <= MOST_HIDDEN:
+        raise CheckpointError(
+            f"{path} has hidden_size={info.hidden_size}; use another checkpoint, with 1 to {MOST_HIDDEN}"
+        )
     if info.obs_version not in OBS_VERSIONS:
         raise CheckpointError(
             f"{path} has obs_version={info.obs_version!r}; use another checkpoint, of {' or '.join(OBS_VERSIONS)}"

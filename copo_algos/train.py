@@ -18,7 +18,7 @@ from copo_algos.algorithms import GLOBAL, NEIGHBOURHOOD, OWN, get_algorithm
 from copo_algos.best import Evaluations, evaluation_due
 from copo_algos.checkpoint import LearnerParts, counts, load_learner, save_checkpoint
 from copo_algos.clock import Clock
-from copo_algos.config import TrainConfig, check, without_effect
+from copo_algos.config import LOG_STD_RANGE, TrainConfig, check, without_effect
 from copo_algos.curriculum import vehicles_at
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.interrupts import Interrupted, Signals
@@ -26,7 +26,16 @@ from copo_algos.lcf import LCFDistribution, LCFStats, lcf_update
 from copo_algos.logs import EVALUATIONS, METRICS, MetricsLog, Record, plot_learning_curve, read_table
 from copo_algos.networks import GaussianActor, ValueCritic
 from copo_algos.normalizer import Normalizer
-from copo_algos.policy import Policy, PolicyInfo, load_into, load_tensors, make_actor
+from copo_algos.policy import (
+    OBS_VERSIONS,
+    Policy,
+    PolicyInfo,
+    load_into,
+    load_policy,
+    load_tensors,
+    make_actor,
+    shipped_policy,
+)
 from copo_algos.ppo import UpdateStats, adapt_kl_coef, explained_variance, make_samples, ppo_update
 from copo_algos.progress import TrainingProgress
 from copo_algos.rollout import Collector
@@ -36,6 +45,7 @@ from copo_algos.wandb_log import WandbLog, require_wandb
 from copo_envs.outcomes import Outcome
 from copo_envs.process import WorkerError
 from copo_envs.scene_vector import SceneVector
+from copo_envs.scenes import SCENES, get_scene
 
 CURVE = "learning_curve.png"
 LOSSES = ("policy_loss", "value_loss", "kl", "entropy")
@@ -69,6 +79,7 @@ class Trainer:
             lcf_uniform=self.algorithm.lcf == "uniform",
             geometry=self.options.geometry,
             start_seed=self.options.start_seed,
+            hidden_size=config.ppo.hidden_size,
         )
         self.actor = make_actor(self.info, self.generator, config.ppo.log_std_init).to(self.device)
         normalize = config.ppo.normalize_observations
@@ -76,8 +87,8 @@ class Trainer:
         self.collector = Collector(
             self.scenes, self.algorithm, config, self.rng, self.generator, normalizer=self.normalizer
         )
-        self.critic = ValueCritic(self.collector.critic_obs_size, self.algorithm.value_heads, self.generator)
-        self.critic.to(self.device)
+        seen, heads = self.collector.critic_obs_size, self.algorithm.value_heads
+        self.critic = ValueCritic(seen, heads, self.generator, config.ppo.hidden_size).to(self.device)
         self.lcf = LCFDistribution(config.lcf.lcf_initial_mean, config.lcf.lcf_initial_std)
         self.lcf.to(self.device)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), fused=True)
@@ -100,6 +111,13 @@ class Trainer:
         """The last one that was written or gone on from."""
         self._set_learning_rates()
         self._remember_draws()
+
+    def start_from(self, policy: Policy) -> None:
+        """Take the weights of what `initial_policy` has let pass, and its distribution of phi if it has one."""
+        self.actor.load_state_dict(policy.actor.state_dict())
+        if self.algorithm.learns_lcf and policy.lcf_std > 0:
+            mean, std = np.clip(policy.lcf_mean, -0.999, 0.999), min(policy.lcf_std, math.exp(LOG_STD_RANGE[1]))
+            self.lcf.load_state_dict(LCFDistribution(float(mean), std).state_dict())
 
     def begin(self) -> None:
         """Begin fresh episodes; which ones is determined by the seed and the iteration."""
@@ -362,11 +380,12 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
     device_of(config.device)
     if config.wandb is not None:
         require_wandb()
+    initial = initial_policy(config)
     checkpoint = prepare(config, folder)
     for setting in without_effect(config):
         print(f"{setting} changes nothing: {config.algorithm} does not use it")
     with alone_in(folder), learning_threads():
-        trainer = _train(config, folder, checkpoint, measure)
+        trainer = _train(config, folder, checkpoint or initial, measure)
     _draw_curve(trainer, folder)
     print(f"done: {folder} holds metrics.csv, checkpoints and {CURVE}")
     quoted = shlex.quote(str(folder))
@@ -374,13 +393,51 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
     return folder
 
 
+def initial_policy(config: TrainConfig) -> Policy | None:
+    """What `init_from` names; None where it names nothing, or where the run has begun.
+
+    Raises:
+        CheckpointError: there is no policy, or it is damaged.
+        UserError: it sees other observations than this training's, or its networks have another size.
+    """
+    if config.init_from is None or config.resume:
+        return None
+    scene, _, name = config.init_from.partition("/")
+    if scene in SCENES and "/" not in name and not Path(config.init_from).exists():
+        policy = shipped_policy(scene, name)
+    else:
+        policy = load_policy(config.init_from)
+    info, algorithm, spec = policy.info, get_algorithm(config.algorithm), get_scene(config.scene)
+    says = f"cannot begin with {config.init_from}: it is {info.algorithm} for {info.scene}"
+    if info.obs_version != OBS_VERSIONS[0]:
+        raise UserError(f"{says} with the observations of MetaDrive {info.obs_version}; choose one trained here")
+    if info.obs_size != spec.obs_size:
+        same = [scene.name for scene in SCENES.values() if scene.obs_size == info.obs_size]
+        raise UserError(
+            f"{says}, which sees {info.obs_size} numbers, and {spec.name} shows {spec.obs_size}; it fits "
+            f"{', '.join(same)}"
+        )
+    if info.uses_lcf != algorithm.uses_lcf:
+        has, needs = ("a", "none") if info.uses_lcf else ("no", "one")
+        raise UserError(f"{says} and has {has} coordination factor, and {algorithm.name} takes {needs}; choose another")
+    if info.hidden_size != config.ppo.hidden_size:
+        raise UserError(
+            f"{says} with hidden layers of {info.hidden_size} units, not {config.ppo.hidden_size}; add "
+            f"--hidden-size {info.hidden_size}"
+        )
+    return policy
+
+
 def _train(
-    config: TrainConfig, folder: Path, checkpoint: Path | None, measure: Callable[[Trainer], dict[str, Any]]
+    config: TrainConfig, folder: Path, start: Path | Policy | None, measure: Callable[[Trainer], dict[str, Any]]
 ) -> Trainer:
     trainer = Trainer(config)
+    checkpoint = start if isinstance(start, Path) else None
     try:
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
+        if isinstance(start, Policy):
+            trainer.start_from(start)
+        elif start is not None:
+            trainer.restore(start)
         if _nothing_to_do(config, folder, trainer.env_steps):
             steps = trainer.env_steps
             print(f"nothing to do: {folder} has {steps} env steps already; give more --total-steps to go on")
