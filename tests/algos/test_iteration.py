@@ -177,7 +177,7 @@ def test_a_row_says_what_happened(begun: Make, monkeypatch: pytest.MonkeyPatch):
 )
 def test_a_policy_knows_all_that_it_was_trained_for(begun: Make, algorithm: str, factor: dict[str, Any]):
     lcf = {"lcf_initial_mean": 0.3, "lcf_initial_std": 0.4, "lcf_passes": 0, "fixed_lcf": -0.5}
-    trainer = begun(algorithm, seed=7, num_agents=5, rule_based=3, geometry="metadrive", **lcf)
+    trainer = begun(algorithm, seed=7, num_agents=5, rule_based=3, geometry="metadrive", hidden_size=24, **lcf)
     trainer.train_iteration()
     expected = {
         "scene": "particles",
@@ -188,6 +188,7 @@ def test_a_policy_knows_all_that_it_was_trained_for(begun: Make, algorithm: str,
         "geometry": "metadrive",
         "start_seed": 12_000,
         "env_steps": 48,
+        "hidden_size": 24,
         **factor,
     }
     usual = asdict(PolicyInfo("", "", 0, 0, uses_lcf=False))
