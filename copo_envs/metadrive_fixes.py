@@ -145,7 +145,7 @@ def _make_geometry_switchable() -> None:
 def _make_births_cheap() -> None:
     plain = {int, float, bool, str, type(None)}
 
-    def deepcopy(self: Config, memo: dict[int, Any]) -> Config:
+    def deepcopy(self: Any, memo: dict[int, Any]) -> Config:
         def copied(attributes: dict[str, Any]) -> dict[str, Any]:
             return {
                 key: value if type(value) in plain else copy.deepcopy(value, memo) for key, value in attributes.items()
@@ -159,8 +159,10 @@ def _make_births_cheap() -> None:
         def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
             return np.zeros(n_words, dtype)
 
+    unseeded: Any = Unseeded()
+
     def random_state() -> np.random.RandomState:
-        return np.random.RandomState(np.random.MT19937(Unseeded()))
+        return np.random.RandomState(np.random.MT19937(unseeded))
 
     config: Any = Config
     config.__deepcopy__ = deepcopy

@@ -8,6 +8,7 @@ MetaDrive or Bullet. Legend: A vehicles that acted, B boxes, L lanes, R rays of 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,54 +17,79 @@ PI = math.pi
 TWO_PI = 2 * math.pi
 
 
-class LANE:
-    """Columns of the table of lanes."""
-
-    CIRCULAR = 0  # else straight
-    START = 1  # x, y
-    DIRECTION = 3  # x, y
-    LATERAL = 5  # x, y
-    LENGTH = 7
-    HEADING = 8
-    CENTRE = 9  # x, y
-    RADIUS = 11
-    START_PHASE = 12
-    END_PHASE = 13
-    CLOCKWISE = 14
-    ANGLE = 15
-    SENSE = 16  # MetaDrive's `direction` of a circular lane
-    WIDTH = 17
-    START_NODE = 18
-    ROAD = 19
-    RIGHT = 20  # x, y: unit vector across a straight lane
-    SPEED_LIMIT = 22
-    COLUMNS = 23
+class _Lane(NamedTuple):
+    CIRCULAR: int = 0  # else straight
+    START: int = 1  # x, y
+    DIRECTION: int = 3  # x, y
+    LATERAL: int = 5  # x, y
+    LENGTH: int = 7
+    HEADING: int = 8
+    CENTRE: int = 9  # x, y
+    RADIUS: int = 11
+    START_PHASE: int = 12
+    END_PHASE: int = 13
+    CLOCKWISE: int = 14
+    ANGLE: int = 15
+    SENSE: int = 16  # MetaDrive's `direction` of a circular lane
+    WIDTH: int = 17
+    START_NODE: int = 18
+    ROAD: int = 19
+    RIGHT: int = 20  # x, y: unit vector across a straight lane
+    SPEED_LIMIT: int = 22
+    COLUMNS: int = 23
 
 
-class BOX:
-    """Columns of a table of boxes: centre, the three axes as rows, half extents along them, radius of the sphere."""
+class _Box(NamedTuple):
+    CENTRE: int = 0  # x, y, z
+    ACROSS: int = 3  # x, y, z: unit vector to the right of a vehicle
+    ALONG: int = 6  # x, y, z: ahead
+    UP: int = 9  # x, y, z
+    HALF: int = 12  # half extents along the three
+    RADIUS: int = 15  # of the sphere around it
+    COLUMNS: int = 16
 
-    CENTRE = slice(0, 3)
-    HALF = slice(12, 15)
-    RADIUS = 15
-    COLUMNS = 16
+
+class _Nav(NamedTuple):
+    PROGRESS_BEFORE: int = 0  # metres along its lane, at the position before the step
+    PROGRESS: int = 1
+    ON_ROUTE: int = 2  # its lane belongs to the road that it should be on
+    ARRIVED: int = 3
+    ROAD: int = 4
+    ENERGY: int = 5
+    SPEED: int = 6  # m/s
+    OVERSPEED: int = 7
+    CHECKPOINTS: int = 8  # x, y from the vehicle to the next two checkpoints, metres, cut to length
+    COLUMNS: int = 12
 
 
-class NAV:
-    """Columns of what `navigate` says of a vehicle, besides the observation."""
+class _Layout(NamedTuple):
+    BORDERS: int = 0  # distances to both borders of the road, or -1
+    EGO: int = 1  # ego state
+    OFFSET: int = 2  # lateral offset in the lane, or -1
+    NAVIGATION: int = 3  # or -1
 
-    PROGRESS_BEFORE = 0  # metres along its lane, at the position before the step
-    PROGRESS = 1
-    ON_ROUTE = 2  # its lane belongs to the road that it should be on
-    ARRIVED = 3
-    ROAD = 4
-    ENERGY = 5
-    SPEED = 6  # m/s
-    LEFT = 7  # metres to the borders of the road
-    RIGHT = 8
-    OVERSPEED = 9
-    CHECKPOINTS = slice(10, 14)  # x, y from the vehicle to the next two checkpoints, metres, cut to length
-    COLUMNS = 14
+
+class _Scale(NamedTuple):
+    ROAD_WIDTH: int = 0
+    LANE_WIDTH: int = 1
+    BEND_RADIUS: int = 2
+    BEND_ANGLE: int = 3  # degrees
+    CHECKPOINT: int = 4  # metres
+    NOTICE: int = 5  # metres ahead at which the next road's heading is read
+    STEERING: int = 6
+
+
+# Values, since numba knows no attributes of classes: to it they are constants.
+LANE = _Lane()
+"""Columns of the table of lanes."""
+BOX = _Box()
+"""Columns of a table of boxes."""
+NAV = _Nav()
+"""Columns of what `navigate` says of a vehicle, besides the observation."""
+LAYOUT = _Layout()
+"""Of the first entry, in an observation, of each part that `navigate` writes."""
+SCALE = _Scale()
+"""Of what observations are divided by."""
 
 
 @njit(cache=True, inline="always")
@@ -83,38 +109,42 @@ def _clip(value, low, high):
 @njit(cache=True)
 def lane_coordinates(lane, x, y):
     """`local_coordinates` of StraightLane and CircularLane: (metres along, metres to the right or left)."""
-    if lane[0] == 0:
-        dx, dy = x - lane[1], y - lane[2]
-        return dx * lane[3] + dy * lane[4], dx * lane[5] + dy * lane[6]
-    dx, dy = x - lane[9], y - lane[10]
+    if lane[LANE.CIRCULAR] == 0:
+        dx, dy = x - lane[LANE.START], y - lane[LANE.START + 1]
+        return dx * lane[LANE.DIRECTION] + dy * lane[LANE.DIRECTION + 1], dx * lane[LANE.LATERAL] + dy * lane[
+            LANE.LATERAL + 1
+        ]
+    dx, dy = x - lane[LANE.CENTRE], y - lane[LANE.CENTRE + 1]
     phase = _wrap(math.atan2(dy, dx))
-    to_start = abs(_wrap(phase - _wrap(lane[12])))
-    to_end = abs(_wrap(phase - _wrap(lane[13])))
+    to_start = abs(_wrap(phase - _wrap(lane[LANE.START_PHASE])))
+    to_end = abs(_wrap(phase - _wrap(lane[LANE.END_PHASE])))
     if to_start > to_end:
-        turned = lane[13] - phase if lane[14] > 0 else phase - lane[13]
-        along = _wrap(turned) * lane[11] + lane[7]
+        turned = lane[LANE.END_PHASE] - phase if lane[LANE.CLOCKWISE] > 0 else phase - lane[LANE.END_PHASE]
+        along = _wrap(turned) * lane[LANE.RADIUS] + lane[LANE.LENGTH]
     else:
-        turned = lane[12] - phase if lane[14] > 0 else phase - lane[12]
-        along = _wrap(turned) * lane[11]
-    return along, lane[16] * (math.sqrt(dx * dx + dy * dy) - lane[11])
+        turned = lane[LANE.START_PHASE] - phase if lane[LANE.CLOCKWISE] > 0 else phase - lane[LANE.START_PHASE]
+        along = _wrap(turned) * lane[LANE.RADIUS]
+    return along, lane[LANE.SENSE] * (math.sqrt(dx * dx + dy * dy) - lane[LANE.RADIUS])
 
 
 @njit(cache=True)
 def lane_heading(lane, along):
     """`heading_theta_at` of StraightLane and CircularLane."""
-    if lane[0] == 0:
-        return lane[8]
-    return lane[16] * along / lane[11] + lane[12] + PI / 2 * lane[16]
+    if lane[LANE.CIRCULAR] == 0:
+        return lane[LANE.HEADING]
+    return lane[LANE.SENSE] * along / lane[LANE.RADIUS] + lane[LANE.START_PHASE] + PI / 2 * lane[LANE.SENSE]
 
 
 @njit(cache=True)
 def lane_position(lane, along, across):
     """`position` of StraightLane and CircularLane."""
-    if lane[0] == 0:
-        return lane[1] + along * lane[3] + across * lane[5], lane[2] + along * lane[4] + across * lane[6]
-    phase = lane[16] * along / lane[11] + lane[12]
-    radius = lane[11] + across * lane[16]
-    return lane[9] + radius * math.cos(phase), lane[10] + radius * math.sin(phase)
+    if lane[LANE.CIRCULAR] == 0:
+        return lane[LANE.START] + along * lane[LANE.DIRECTION] + across * lane[LANE.LATERAL], lane[
+            LANE.START + 1
+        ] + along * lane[LANE.DIRECTION + 1] + across * lane[LANE.LATERAL + 1]
+    phase = lane[LANE.SENSE] * along / lane[LANE.RADIUS] + lane[LANE.START_PHASE]
+    radius = lane[LANE.RADIUS] + across * lane[LANE.SENSE]
+    return lane[LANE.CENTRE] + radius * math.cos(phase), lane[LANE.CENTRE + 1] + radius * math.sin(phase)
 
 
 @njit(cache=True)
@@ -126,13 +156,25 @@ def pose_boxes(poses, half, boxes):
     for a in range(poses.shape[0]):
         w, x, y, z = poses[a, 3], poses[a, 4], poses[a, 5], poses[a, 6]
         box = boxes[a]
-        box[3], box[4], box[5] = 1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)
-        box[6], box[7], box[8] = 2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)
-        box[9], box[10], box[11] = 2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)
+        box[BOX.ACROSS], box[BOX.ACROSS + 1], box[BOX.ACROSS + 2] = (
+            1 - 2 * (y * y + z * z),
+            2 * (x * y + w * z),
+            2 * (x * z - w * y),
+        )
+        box[BOX.ALONG], box[BOX.ALONG + 1], box[BOX.ALONG + 2] = (
+            2 * (x * y - w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z + w * x),
+        )
+        box[BOX.UP], box[BOX.UP + 1], box[BOX.UP + 2] = (
+            2 * (x * z + w * y),
+            2 * (y * z - w * x),
+            1 - 2 * (x * x + y * y),
+        )
         for k in range(3):
-            box[k] = poses[a, k] + half[a, 2] * box[9 + k]
-            box[12 + k] = half[a, k]
-        box[15] = math.sqrt(half[a, 0] ** 2 + half[a, 1] ** 2 + half[a, 2] ** 2)
+            box[k] = poses[a, k] + half[a, 2] * box[BOX.UP + k]
+            box[BOX.HALF + k] = half[a, k]
+        box[BOX.RADIUS] = math.sqrt(half[a, 0] ** 2 + half[a, 1] ** 2 + half[a, 2] ** 2)
 
 
 @njit(cache=True)
@@ -151,7 +193,7 @@ def advance_boxes(seen, linear, angular, seconds, boxes):
             ux, uy, uz = wx / speed, wy / speed, wz / speed
             cos, sin = math.cos(speed * seconds), math.sin(speed * seconds)
             for axis in range(3):  # Rodrigues' rotation formula
-                k = 3 + 3 * axis
+                k = BOX.ACROSS + 3 * axis
                 x, y, z = source[k], source[k + 1], source[k + 2]
                 along = (ux * x + uy * y + uz * z) * (1 - cos)
                 box[k] = x * cos + (uy * z - uz * y) * sin + ux * along
@@ -159,8 +201,8 @@ def advance_boxes(seen, linear, angular, seconds, boxes):
                 box[k + 2] = z * cos + (ux * y - uy * x) * sin + uz * along
         for k in range(3):
             # the chassis turns around its origin, which lies half a height below the box's centre
-            origin = source[k] - source[14] * source[9 + k]
-            box[k] = origin + linear[a, k] * seconds + source[14] * box[9 + k]
+            origin = source[k] - source[BOX.HALF + 2] * source[BOX.UP + k]
+            box[k] = origin + linear[a, k] * seconds + source[BOX.HALF + 2] * box[BOX.UP + k]
 
 
 SURFACE_MARGIN = 0.04  # Bullet's margin around a convex hull
@@ -230,11 +272,11 @@ def _choose_lane(x, y, hx, hy, below, doubt, lanes, road, next_road):
         if math.cos(heading) * hx + math.sin(heading) * hy <= 0:
             continue
         distance = abs(across)
-        if along > lanes[lane, 7]:
-            distance += along - lanes[lane, 7]
+        if along > lanes[lane, LANE.LENGTH]:
+            distance += along - lanes[lane, LANE.LENGTH]
         if along < 0:
             distance -= along
-        mine = int(lanes[lane, 19])
+        mine = int(lanes[lane, LANE.ROAD])
         for k in range(3):
             if (k == 0 and mine != road) or (k == 1 and mine != next_road):
                 continue
@@ -278,11 +320,10 @@ def navigate(
         rows: (A,) row of each vehicle in the persistent arrays (routes ... top_speed).
         headings: (A, 2) cosine and sine.
         top_speed: km/h.
-        scale: (7,) what observations are divided by: road width, lane width, bend radius, bend angle in degrees, metres
-            to a checkpoint, (metres ahead at which the next road's heading is read,) steering.
+        scale: (7,) see `SCALE`.
         obs: (A, D), the entries of `layout` are written.
-        layout: (4,) first entry of: border distances or -1, ego state, lateral offset or -1, navigation or -1. The yaw
-            rate, and where the checkpoints lie in the vehicle's frame, are left to the caller.
+        layout: (4,) see `LAYOUT`. The yaw rate, and where the checkpoints lie in the vehicle's frame, are left to the
+            caller.
         out: (A, NAV.COLUMNS).
     """
     for a in range(rows.shape[0]):
@@ -294,7 +335,7 @@ def navigate(
         here, following = targets[r, 0], targets[r, 1]
         moved_on = False
         if here != following and along < 5.0:
-            node = int(lanes[lane, 18])
+            node = int(lanes[lane, LANE.START_NODE])
             count = route_length[r]
             for k in range(following, count - 1):
                 if nodes[r, k] == node:
@@ -313,45 +354,44 @@ def navigate(
             first = road_first[road]
             last_along[r] = lane_coordinates(lanes[first], x, y)[0]
         next_first = road_first[routes[r, following]] if following != here else first
-        width = lanes[lane, 17]
+        width = lanes[lane, LANE.WIDTH]
         count = road_lanes[road]
         # _get_info_for_checkpoint
         middle = (float(count) / 2 - 0.5) * width
-        if layout[3] >= 0:
+        if layout[LAYOUT.NAVIGATION] >= 0:
             for k in range(2):
                 reference = lanes[first] if k == 0 else lanes[next_first]
-                cx, cy = lane_position(reference, reference[7], middle)
+                cx, cy = lane_position(reference, reference[LANE.LENGTH], middle)
                 dx, dy = cx - x, cy - y
                 distance = math.sqrt(dx * dx + dy * dy)
-                if distance > scale[4]:
-                    dx, dy = dx / distance * scale[4], dy / distance * scale[4]
-                out[a, 10 + 2 * k], out[a, 11 + 2 * k] = dx, dy
+                if distance > scale[SCALE.CHECKPOINT]:
+                    dx, dy = dx / distance * scale[SCALE.CHECKPOINT], dy / distance * scale[SCALE.CHECKPOINT]
+                out[a, NAV.CHECKPOINTS + 2 * k], out[a, NAV.CHECKPOINTS + 1 + 2 * k] = dx, dy
                 bend, sense, angle = 0.0, 0.0, 0.0
-                if reference[0] == 1:
-                    bend = reference[11] / (scale[2] + count * width)
-                    sense = -reference[16]
-                    angle = reference[15]
-                at = layout[3] + 5 * k
+                if reference[LANE.CIRCULAR] == 1:
+                    bend = reference[LANE.RADIUS] / (scale[SCALE.BEND_RADIUS] + count * width)
+                    sense = -reference[LANE.SENSE]
+                    angle = reference[LANE.ANGLE]
+                at = layout[LAYOUT.NAVIGATION] + 5 * k
                 obs[a, at + 2] = _clip(bend, 0.0, 1.0)
                 obs[a, at + 3] = _clip((sense + 1) / 2, 0.0, 1.0)
-                obs[a, at + 4] = _clip((angle * (180 / PI) / scale[3] + 1) / 2, 0.0, 1.0)
+                obs[a, at + 4] = _clip((angle * (180 / PI) / scale[SCALE.BEND_ANGLE] + 1) / 2, 0.0, 1.0)
         # _dist_to_route_left_right
         left = lane_coordinates(lanes[first], x, y)[1] + width / 2
         right = width * count - left
-        out[a, 7], out[a, 8] = left, right
-        if layout[0] >= 0:
-            obs[a, layout[0]] = _clip(left / scale[0], 0.0, 1.0)
-            obs[a, layout[0] + 1] = _clip(right / scale[0], 0.0, 1.0)
+        if layout[LAYOUT.BORDERS] >= 0:
+            obs[a, layout[LAYOUT.BORDERS]] = _clip(left / scale[SCALE.ROAD_WIDTH], 0.0, 1.0)
+            obs[a, layout[LAYOUT.BORDERS] + 1] = _clip(right / scale[SCALE.ROAD_WIDTH], 0.0, 1.0)
         # vehicle_state: heading_diff, speed, steering, last action, yaw rate
         last = lanes[first + count - 1]
-        if last[0] == 0:
-            ax, ay = last[20], last[21]
-        elif last[14] == 0:
-            ax, ay = x - last[9], y - last[10]
+        if last[LANE.CIRCULAR] == 0:
+            ax, ay = last[LANE.RIGHT], last[LANE.RIGHT + 1]
+        elif last[LANE.CLOCKWISE] == 0:
+            ax, ay = x - last[LANE.CENTRE], y - last[LANE.CENTRE + 1]
         else:
-            ax, ay = last[9] - x, last[10] - y
+            ax, ay = last[LANE.CENTRE] - x, last[LANE.CENTRE + 1] - y
         norm_a, norm_h = math.sqrt(ax * ax + ay * ay), math.sqrt(hx * hx + hy * hy)
-        at = layout[1]
+        at = layout[LAYOUT.EGO]
         if norm_a * norm_h == 0:
             obs[a, at] = 0.0
         else:
@@ -359,26 +399,26 @@ def navigate(
         speed = math.sqrt(velocities[a, 0] ** 2 + velocities[a, 1] ** 2)
         km_h = speed * 3.6
         obs[a, at + 1] = _clip((km_h + 1) / (top_speed[r] + 1), 0.0, 1.0)
-        obs[a, at + 2] = _clip((actions[a, 0] / scale[6] + 1) / 2, 0.0, 1.0)
+        obs[a, at + 2] = _clip((actions[a, 0] / scale[SCALE.STEERING] + 1) / 2, 0.0, 1.0)
         obs[a, at + 3] = _clip((actions[a, 0] + 1) / 2, 0.0, 1.0)
         obs[a, at + 4] = _clip((actions[a, 1] + 1) / 2, 0.0, 1.0)
-        if layout[2] >= 0:
-            obs[a, layout[2]] = _clip((across * 2 / scale[1] + 1.0) / 2.0, 0.0, 1.0)
+        if layout[LAYOUT.OFFSET] >= 0:
+            obs[a, layout[LAYOUT.OFFSET]] = _clip((across * 2 / scale[SCALE.LANE_WIDTH] + 1.0) / 2.0, 0.0, 1.0)
         # reward_function, _is_arrive_destination, _update_energy_consumption
-        on_route = int(lanes[lane, 19]) == road
+        on_route = int(lanes[lane, LANE.ROAD]) == road
         measured = lanes[lane] if on_route else lanes[first]
-        out[a, 0] = lane_coordinates(measured, last_position[r, 0], last_position[r, 1])[0]
-        out[a, 1] = lane_coordinates(measured, x, y)[0]
-        out[a, 2] = 1.0 if on_route else 0.0
+        out[a, NAV.PROGRESS_BEFORE] = lane_coordinates(measured, last_position[r, 0], last_position[r, 1])[0]
+        out[a, NAV.PROGRESS] = lane_coordinates(measured, x, y)[0]
+        out[a, NAV.ON_ROUTE] = 1.0 if on_route else 0.0
         end = lanes[final[r]]
         to_end, beside = lane_coordinates(end, x, y)
-        arrived = end[7] - 5 < to_end < end[7] + 5 and width / 2 >= beside >= (0.5 - count) * width
-        out[a, 3] = 1.0 if arrived else 0.0
-        out[a, 4] = road
+        arrived = end[LANE.LENGTH] - 5 < to_end < end[LANE.LENGTH] + 5 and width / 2 >= beside >= (0.5 - count) * width
+        out[a, NAV.ARRIVED] = 1.0 if arrived else 0.0
+        out[a, NAV.ROAD] = road
         moved = math.sqrt((last_position[r, 0] - x) ** 2 + (last_position[r, 1] - y) ** 2) / 1000
-        out[a, 5] = 3.25 * math.pow(math.e, 0.01 * km_h) * moved / 100 * 1000
-        out[a, 6] = speed
-        out[a, 9] = 1.0 if lanes[lane, 22] < km_h else 0.0
+        out[a, NAV.ENERGY] = 3.25 * math.pow(math.e, 0.01 * km_h) * moved / 100 * 1000
+        out[a, NAV.SPEED] = speed
+        out[a, NAV.OVERSPEED] = 1.0 if lanes[lane, LANE.SPEED_LIMIT] < km_h else 0.0
         last_position[r, 0], last_position[r, 1] = x, y
 
 
@@ -425,9 +465,9 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
             if b == own[a]:
                 continue
             box = boxes[b]
-            dx, dy = box[0] - ox, box[1] - oy
-            reach = REACH_OF_BUILDINGS if min(box[12], box[13]) > 1.0 else REACH
-            radius = box[15] + 2 * reach
+            dx, dy = box[BOX.CENTRE] - ox, box[BOX.CENTRE + 1] - oy
+            reach = REACH_OF_BUILDINGS if min(box[BOX.HALF], box[BOX.HALF + 1]) > 1.0 else REACH
+            radius = box[BOX.RADIUS] + 2 * reach
             d2 = dx * dx + dy * dy
             if d2 > (distance + radius) ** 2:
                 continue
@@ -437,11 +477,11 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
                 middle = math.atan2(dy, dx) - thetas[a] - phase
                 start = math.floor((middle - span) / unit)
                 count = min(math.ceil((middle + span) / unit) - start + 1, rays)
-            ez = box[2] - z
+            ez = box[BOX.CENTRE + 2] - z
             # the ray's origin in the box's frame
-            lx = -(dx * box[3] + dy * box[4] + ez * box[5])
-            ly = -(dx * box[6] + dy * box[7] + ez * box[8])
-            lz = -(dx * box[9] + dy * box[10] + ez * box[11])
+            lx = -(dx * box[BOX.ACROSS] + dy * box[BOX.ACROSS + 1] + ez * box[BOX.ACROSS + 2])
+            ly = -(dx * box[BOX.ALONG] + dy * box[BOX.ALONG + 1] + ez * box[BOX.ALONG + 2])
+            lz = -(dx * box[BOX.UP] + dy * box[BOX.UP + 1] + ez * box[BOX.UP + 2])
             for k in range(count):
                 i = (start + k) % rays
                 if marked[i] or (use_allowed and not allowed[a, i]):
@@ -450,9 +490,9 @@ def rays_to_ask(positions, thetas, z, distance, rays, phase, boxes, own, allowed
                 rx, ry = distance * math.cos(angle), distance * math.sin(angle)
                 near, far = 0.0, 1.0
                 for axis in range(3):
-                    d = rx * box[3 + 3 * axis] + ry * box[4 + 3 * axis]
+                    d = rx * box[BOX.ACROSS + 3 * axis] + ry * box[BOX.ACROSS + 1 + 3 * axis]
                     o = lx if axis == 0 else (ly if axis == 1 else lz)
-                    near, far = _slab(near, far, o, d, box[12 + axis] + reach)
+                    near, far = _slab(near, far, o, d, box[BOX.HALF + axis] + reach)
                 if near <= far:
                     marked[i] = True
         for i in range(rays):
@@ -505,11 +545,11 @@ def near_circle(positions, radius, boxes, own, near, doubtful):
             if b == own[a]:
                 continue
             box = boxes[b]
-            dx, dy = positions[a, 0] - box[0], positions[a, 1] - box[1]
-            if dx * dx + dy * dy > (radius + box[15] + 1) ** 2:
+            dx, dy = positions[a, 0] - box[BOX.CENTRE], positions[a, 1] - box[BOX.CENTRE + 1]
+            if dx * dx + dy * dy > (radius + box[BOX.RADIUS] + 1) ** 2:
                 continue
-            u = max(abs(dx * box[3] + dy * box[4]) - box[12], 0.0)
-            v = max(abs(dx * box[6] + dy * box[7]) - box[13], 0.0)
+            u = max(abs(dx * box[BOX.ACROSS] + dy * box[BOX.ACROSS + 1]) - box[BOX.HALF], 0.0)
+            v = max(abs(dx * box[BOX.ALONG] + dy * box[BOX.ALONG + 1]) - box[BOX.HALF + 1], 0.0)
             distance = math.sqrt(u * u + v * v)
             near[a, b] = distance < radius
             if abs(distance - radius) < 0.3:
@@ -519,16 +559,22 @@ def near_circle(positions, radius, boxes, own, near, doubtful):
 @njit(cache=True)
 def _rectangles_meet(a, b, margin):
     """Whether the ground plans of two boxes come closer than `margin`, by separating axes; True where in doubt."""
-    dx, dy = b[0] - a[0], b[1] - a[1]
+    dx, dy = b[BOX.CENTRE] - a[BOX.CENTRE], b[BOX.CENTRE + 1] - a[BOX.CENTRE + 1]
     for k in range(4):
         box = a if k < 2 else b
         other = b if k < 2 else a
-        axis = 3 if k % 2 == 0 else 6
-        half = box[12] if k % 2 == 0 else box[13]
+        axis = BOX.ACROSS if k % 2 == 0 else BOX.ALONG
+        half = box[BOX.HALF] if k % 2 == 0 else box[BOX.HALF + 1]
         ux, uy = box[axis], box[axis + 1]
-        reach = abs(other[3] * ux + other[4] * uy) * other[12] + abs(other[6] * ux + other[7] * uy) * other[13]
+        reach = (
+            abs(other[BOX.ACROSS] * ux + other[BOX.ACROSS + 1] * uy) * other[BOX.HALF]
+            + abs(other[BOX.ALONG] * ux + other[BOX.ALONG + 1] * uy) * other[BOX.HALF + 1]
+        )
         # the third axis leans a little into the plan when a vehicle pitches or rolls
-        lean = abs(other[9] * ux + other[10] * uy) * other[14] + abs(box[9] * ux + box[10] * uy) * box[14]
+        lean = (
+            abs(other[BOX.UP] * ux + other[BOX.UP + 1] * uy) * other[BOX.HALF + 2]
+            + abs(box[BOX.UP] * ux + box[BOX.UP + 1] * uy) * box[BOX.HALF + 2]
+        )
         if abs(dx * ux + dy * uy) > half + reach + lean + margin:
             return False
     return True
@@ -542,8 +588,11 @@ def may_touch(vehicles, boxes, skip_own, margin, out):
         for b in range(boxes.shape[0]):
             if skip_own and b == a:
                 continue
-            dx, dy = boxes[b, 0] - vehicles[a, 0], boxes[b, 1] - vehicles[a, 1]
-            reach = vehicles[a, 15] + boxes[b, 15] + margin
+            dx, dy = (
+                boxes[b, BOX.CENTRE] - vehicles[a, BOX.CENTRE],
+                boxes[b, BOX.CENTRE + 1] - vehicles[a, BOX.CENTRE + 1],
+            )
+            reach = vehicles[a, BOX.RADIUS] + boxes[b, BOX.RADIUS] + margin
             if dx * dx + dy * dy < reach * reach and _rectangles_meet(vehicles[a], boxes[b], margin):
                 out[a] = True
                 break
@@ -560,21 +609,21 @@ def may_touch_sidewalk(vehicles, walls, polygons, bounds, margin, out):
     for a in range(vehicles.shape[0]):
         box = vehicles[a]
         out[a] = False
-        lean = (abs(box[9]) + abs(box[10])) * box[14]
-        hx, hy = box[12] + margin + lean, box[13] + margin + lean
+        lean = (abs(box[BOX.UP]) + abs(box[BOX.UP + 1])) * box[BOX.HALF + 2]
+        hx, hy = box[BOX.HALF] + margin + lean, box[BOX.HALF + 1] + margin + lean
         radius = math.sqrt(hx * hx + hy * hy)
         for p in range(polygons.shape[0]):
             if (
-                box[0] < bounds[p, 0] - radius
-                or box[0] > bounds[p, 1] + radius
-                or box[1] < bounds[p, 2] - radius
-                or box[1] > bounds[p, 3] + radius
+                box[BOX.CENTRE] < bounds[p, 0] - radius
+                or box[BOX.CENTRE] > bounds[p, 1] + radius
+                or box[BOX.CENTRE + 1] < bounds[p, 2] - radius
+                or box[BOX.CENTRE + 1] > bounds[p, 3] + radius
             ):
                 continue
             inside = False
             for w in range(polygons[p, 0], polygons[p, 1]):
-                x0, y0 = walls[w, 0] - box[0], walls[w, 1] - box[1]
-                x1, y1 = walls[w, 2] - box[0], walls[w, 3] - box[1]
+                x0, y0 = walls[w, 0] - box[BOX.CENTRE], walls[w, 1] - box[BOX.CENTRE + 1]
+                x1, y1 = walls[w, 2] - box[BOX.CENTRE], walls[w, 3] - box[BOX.CENTRE + 1]
                 if (y0 > 0) != (y1 > 0) and x0 + (x1 - x0) * (-y0) / (y1 - y0) > 0:
                     inside = not inside
                 if (
@@ -585,8 +634,8 @@ def may_touch_sidewalk(vehicles, walls, polygons, bounds, margin, out):
                 ):
                     continue
                 # both ends in the vehicle's frame, then the segment against the rectangle by slabs
-                u0, v0 = x0 * box[3] + y0 * box[4], x0 * box[6] + y0 * box[7]
-                u1, v1 = x1 * box[3] + y1 * box[4], x1 * box[6] + y1 * box[7]
+                u0, v0 = x0 * box[BOX.ACROSS] + y0 * box[BOX.ACROSS + 1], x0 * box[BOX.ALONG] + y0 * box[BOX.ALONG + 1]
+                u1, v1 = x1 * box[BOX.ACROSS] + y1 * box[BOX.ACROSS + 1], x1 * box[BOX.ALONG] + y1 * box[BOX.ALONG + 1]
                 near, far = _slab(0.0, 1.0, u0, u1 - u0, hx)
                 near, far = _slab(near, far, v0, v1 - v0, hy)
                 if near <= far:
@@ -603,18 +652,22 @@ def outside_own_box(positions, z, boxes, margin, out):
     """out (A,): a ray that starts at the vehicle's position and height z may start outside its own box, boxes[a]."""
     for a in range(positions.shape[0]):
         box = boxes[a]
-        dx, dy, dz = positions[a, 0] - box[0], positions[a, 1] - box[1], z - box[2]
+        dx, dy, dz = positions[a, 0] - box[BOX.CENTRE], positions[a, 1] - box[BOX.CENTRE + 1], z - box[BOX.CENTRE + 2]
         out[a] = False
         for axis in range(3):
-            along = dx * box[3 + 3 * axis] + dy * box[4 + 3 * axis] + dz * box[5 + 3 * axis]
-            if abs(along) > box[12 + axis] - margin:
+            along = (
+                dx * box[BOX.ACROSS + 3 * axis]
+                + dy * box[BOX.ACROSS + 1 + 3 * axis]
+                + dz * box[BOX.ACROSS + 2 + 3 * axis]
+            )
+            if abs(along) > box[BOX.HALF + axis] - margin:
                 out[a] = True
 
 
 def warm_up() -> None:
     """Compile every kernel for the types it will be called with, or load it from numba's cache."""
     seen, boxes = np.zeros((1, BOX.COLUMNS)), np.zeros((1, BOX.COLUMNS))
-    boxes[:, BOX.HALF] = 1.0
+    boxes[:, BOX.HALF : BOX.HALF + 3] = 1.0
     position, theta, row = np.zeros((1, 2)), np.zeros(1), np.zeros(1, np.int64)
     flags, pairs, numbers = np.zeros(1, np.bool_), np.zeros((1, 2), np.int64), np.zeros((1, 2))
     lanes = np.zeros((1, LANE.COLUMNS))

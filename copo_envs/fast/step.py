@@ -39,7 +39,7 @@ from panda3d.core import LVector3f
 
 from copo_envs.fast import bullet, kernels
 from copo_envs.fast.bullet import Poses
-from copo_envs.fast.kernels import BOX, NAV
+from copo_envs.fast.kernels import BOX, LAYOUT, NAV
 from copo_envs.fast.tables import NARROWING, TOLL, MapTables, NotCovered, buildings_of, tables_of
 
 _log = logging.getLogger("copo_envs")
@@ -205,7 +205,7 @@ class BatchedStep:
     def begin(self, key: Any) -> None:
         """An episode begins: the environment has been reset, nobody is known yet. `key` names the map."""
         self._map = tables_of(self._env, key)
-        if self._layout[0] >= 0 and (self._map.road_kind == NARROWING).any():
+        if self._layout[LAYOUT.BORDERS] >= 0 and (self._map.road_kind == NARROWING).any():
             raise NotCovered("roads that narrow, in a scene without a side detector")
         self._building_nodes = [building.body for building in buildings_of(self._env)]
         self._graph = self._env.current_map.road_network.graph
@@ -218,7 +218,7 @@ class BatchedStep:
         self._may_end = self._map.solid_boxes[
             np.where(self._map.solid_is_yellow, self._rules.yellow, self._rules.white).astype(bool)
         ]
-        half = self._map.buildings[:, BOX.HALF]
+        half = self._map.buildings[:, BOX.HALF : BOX.HALF + 3]
         size = self._map.building_mask[:, 2:]
         # Where the lidar's mask covers what it stands for, it removes no hit.
         self._masked = bool((size.sum(axis=1) / 2 < np.hypot(half[:, 0], half[:, 1])).any())
@@ -364,8 +364,8 @@ class BatchedStep:
             self._travelled, self._last_position, self._top_speed, self._scale, obs, self._layout, out,
         )  # fmt: skip
         self._tell_navigation(rows, acting, *before)
-        obs[:, self._layout[1] + 5] = np.clip(np.arccos(np.clip(turned, 0.0, 1.0)) / 0.1, 0.0, 1.0)
-        if self._layout[3] >= 0:
+        obs[:, self._layout[LAYOUT.EGO] + 5] = np.clip(np.arccos(np.clip(turned, 0.0, 1.0)) / 0.1, 0.0, 1.0)
+        if self._layout[LAYOUT.NAVIGATION] >= 0:
             self._turn_checkpoints(obs, acting, out)
 
         wrecks = np.array([box for box, _ in self._wrecks.values()]).reshape(-1, BOX.COLUMNS)
@@ -482,9 +482,13 @@ class BatchedStep:
 
     def _turn_checkpoints(self, obs: np.ndarray, acting: list[Handles], out: np.ndarray) -> None:
         """The next two checkpoints in the vehicle's frame, turned by Panda3D itself: the same bits, not just digits."""
-        world, reach, at = self._env.engine.origin, NodeNetworkNavigation.NAVI_POINT_DIST, self._layout[3]
+        world, reach, at = (
+            self._env.engine.origin,
+            NodeNetworkNavigation.NAVI_POINT_DIST,
+            self._layout[LAYOUT.NAVIGATION],
+        )
         turned = []
-        for one, (x0, y0, x1, y1) in zip(acting, out[:, NAV.CHECKPOINTS].tolist(), strict=True):
+        for one, (x0, y0, x1, y1) in zip(acting, out[:, NAV.CHECKPOINTS : NAV.CHECKPOINTS + 4].tolist(), strict=True):
             first = one.origin.getRelativeVector(world, LVector3f(x0, y0, 0))
             second = one.origin.getRelativeVector(world, LVector3f(x1, y1, 0))
             turned.append((first[1], -first[0], second[1], -second[0]))
@@ -526,7 +530,7 @@ class BatchedStep:
     def _lidar_mask(self, nodes: list[Any], poses: Poses, solid: np.ndarray) -> np.ndarray:
         standing = self._env.agent_manager._dying_objects.values()
         wrecks = np.array([where for _, where in self._wrecks.values()]).reshape(-1, 5)[:, [0, 1, 3, 4]]
-        size = 2 * solid[: len(nodes), [13, 12]]  # length and width
+        size = 2 * solid[: len(nodes), [BOX.HALF + 1, BOX.HALF]]  # length and width
         objects = np.concatenate([np.hstack([poses.position, size]), wrecks, self._map.building_mask])
         nodes = [*nodes, *(wreck[0].chassis.node() for wreck in standing), *self._building_nodes]
         return bullet.lidar_mask(self._env.engine, self._lidar, poses, solid, objects, nodes)
@@ -601,7 +605,7 @@ def _wrap_to_pi(angle: np.ndarray) -> np.ndarray:
 
 
 def _scale(tables: MapTables) -> np.ndarray:
-    """What observations are divided by, see `kernels.navigate`."""
+    """What observations are divided by, in the order of `kernels.SCALE`."""
     curve: Any = BlockParameterSpace.CURVE
     return np.array(
         [

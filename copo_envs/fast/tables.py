@@ -120,10 +120,10 @@ def box_of(node: Any) -> np.ndarray:
         raise NotCovered(f"a {node.getName()} of shape {type(shape).__name__}")
     half = shape.getHalfExtentsWithMargin()
     row = np.zeros(BOX.COLUMNS)
-    row[BOX.CENTRE] = tuple(matrix.getRow3(3))
+    row[BOX.CENTRE : BOX.CENTRE + 3] = tuple(matrix.getRow3(3))
     for axis in range(3):
-        row[3 + 3 * axis : 6 + 3 * axis] = tuple(matrix.getRow3(axis))
-    row[BOX.HALF] = tuple(half)
+        row[BOX.ACROSS + 3 * axis : BOX.ACROSS + 3 * (axis + 1)] = tuple(matrix.getRow3(axis))
+    row[BOX.HALF : BOX.HALF + 3] = tuple(half)
     row[BOX.RADIUS] = math.sqrt(sum(side * side for side in half))
     return row
 

@@ -35,7 +35,7 @@ def plan(box: np.ndarray) -> Polygon:
 
 def test_pose_boxes_by_hand() -> None:
     box = upright_box(10, 20, heading=math.pi / 2)[0]
-    assert box[BOX.CENTRE] == pytest.approx([10, 20, 0.6])
+    assert box[BOX.CENTRE : BOX.CENTRE + 3] == pytest.approx([10, 20, 0.6])
     assert box[3:12].reshape(3, 3) == pytest.approx(np.eye(3))
     assert box[BOX.RADIUS] == pytest.approx(math.sqrt(0.926**2 + 2.255**2 + 0.6**2))
 
