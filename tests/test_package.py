@@ -27,6 +27,7 @@ METADRIVE_ROOMS = {
     "copo_envs/metadrive_fixes.py",
     "copo_envs/view_3d.py",
     "copo_envs/fast/bullet.py",
+    "copo_envs/fast/covered.py",
     "copo_envs/fast/step.py",
     "copo_envs/fast/tables.py",
 }

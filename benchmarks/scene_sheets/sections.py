@@ -14,7 +14,7 @@ from benchmarks.scene_sheets.observation import STEP_S, UPDATE_RANGE, layout
 from benchmarks.scene_sheets.prose import PROSE, info_texts
 from benchmarks.scene_sheets.rules import ARRIVAL, EDGES, LAST_STEP, action_rows, step_terms
 from copo_envs import GYMNASIUM_IDS, particles
-from copo_envs.fast.step import KNOWN_METADRIVE
+from copo_envs.fast.covered import KNOWN_METADRIVE
 from copo_envs.lives_env import LivesEnv
 from copo_envs.outcomes import ENDINGS, Outcome
 from copo_envs.scenes import CHOICES, LEAST, MOST, SCENES, Scene, SceneOptions, get_scene, rewards_of

@@ -19,15 +19,12 @@ from panda3d.bullet import BulletBoxShape
 from panda3d.core import NodePath
 from scipy.spatial import ConvexHull, QhullError
 
+from copo_envs.fast.covered import NotCovered
 from copo_envs.fast.kernels import BOX, LANE
 from copo_envs.metadrive_fixes import lane_surface
 
 ORDINARY, TOLL, NARROWING = 0, 1, 2  # kinds of road: `MapTables.road_kind`
 KEPT = 32  # maps whose tables are kept; each is some hundred kilobytes
-
-
-class NotCovered(Exception):
-    """The batched step cannot reproduce this scene exactly. The message says what is in it."""
 
 
 @dataclass

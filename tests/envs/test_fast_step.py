@@ -98,9 +98,9 @@ def stock_because(
 def test_another_metadrive_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closing: Callable[..., MetaDriveSimulator]
 ) -> None:
-    from copo_envs.fast import step
+    from copo_envs.fast import covered
 
-    monkeypatch.setattr(step, "KNOWN_METADRIVE", "0.4.9")
+    monkeypatch.setattr(covered, "KNOWN_METADRIVE", "0.4.9")
     assert stock_because(caplog, closing) == [
         "intersection: the batched step does not cover MetaDrive 0.4.3, whose inside may differ; it works with 0.4.9; "
         "using MetaDrive's own"
@@ -110,9 +110,9 @@ def test_another_metadrive_is_refused_by_name(
 def test_a_setting_that_is_not_covered_falls_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closing: Callable[..., MetaDriveSimulator]
 ) -> None:
-    from copo_envs.fast import step
+    from copo_envs.fast import covered
 
-    monkeypatch.setitem(step._EXPECTED, "crash_done", False)
+    monkeypatch.setitem(covered._EXPECTED, "crash_done", False)
     (sentence,) = stock_because(caplog, closing)
     assert "does not cover crash_done=True" in sentence
 
@@ -128,13 +128,13 @@ def test_without_numba_metadrives_own_step_is_used(
 def test_kernels_that_do_not_compile_fall_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closing: Callable[..., MetaDriveSimulator]
 ) -> None:
-    from copo_envs.fast import kernels, step
+    from copo_envs.fast import covered, kernels
 
     def fails() -> None:
         raise RuntimeError("no such processor")
 
     monkeypatch.setattr(kernels, "warm_up", fails)
-    step._compile.cache_clear()
+    covered.compile_kernels.cache_clear()
     (sentence,) = stock_because(caplog, closing)
     assert "do not compile here (no such processor); using MetaDrive's own" in sentence
 
@@ -241,10 +241,10 @@ def _sizes(thing: Any) -> dict[str, int]:
 
 def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
     code = (
-        "import os, time\nfrom pathlib import Path\nfrom copo_envs.fast import kernels, step\n"
+        "import os, time\nfrom pathlib import Path\nfrom copo_envs.fast import covered, kernels\n"
         "def compile():\n    time.sleep(1)\n    place = Path(kernels.navigate.stats.cache_path)\n"
         "    place.mkdir(parents=True, exist_ok=True)\n    (place / 'kernels.some.nbi').touch()\n"
-        "kernels.warm_up = compile\nstep._compile()\n"
+        "kernels.warm_up = compile\ncovered.compile_kernels()\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     together = [
@@ -259,11 +259,11 @@ def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
 def test_without_a_place_for_the_lock_the_kernels_load_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from copo_envs.fast import step
+    from copo_envs.fast import covered
 
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
-    step._compile.cache_clear()
-    step._compile()
+    covered.compile_kernels.cache_clear()
+    covered.compile_kernels()
     assert not caplog.records  # found where numba keeps them, and not compiled again
 
 
