@@ -381,10 +381,11 @@ def train(config: TrainConfig, measure: Callable[[Trainer], dict[str, Any]] = la
     if config.wandb is not None:
         require_wandb()
     initial = initial_policy(config)
-    checkpoint = prepare(config, folder)
+    prepare(config, folder)
     for setting in without_effect(config):
         print(f"{setting} changes nothing: {config.algorithm} does not use it")
     with alone_in(folder), learning_threads():
+        checkpoint = prepare(config, folder)  # again: who held the folder may have let go of it since, and left a run
         trainer = _train(config, folder, checkpoint or initial, measure)
     _draw_curve(trainer, folder)
     print(f"done: {folder} holds metrics.csv, checkpoints and {CURVE}")

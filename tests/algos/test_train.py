@@ -8,7 +8,8 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 
 from copo_algos import interrupts
 from copo_algos import ppo as ppo_module
+from copo_algos import train as train_module
 from copo_algos.algorithms import ALGORITHMS
 from copo_algos.config import PRESETS, TrainConfig, preset, with_values
 from copo_algos.errors import CheckpointError, UserError
@@ -669,6 +671,21 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path):
     with alone_in(tmp_path):
         assert "another process is training into" in refusal(tiny(tmp_path, resume=True))
     train(tiny(tmp_path, resume=True))
+
+
+def test_a_run_that_ended_while_another_was_to_begin_is_not_overwritten(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    @contextmanager
+    def late(folder: Path) -> Iterator[None]:
+        """The folder is free at last: whoever held it has finished."""
+        shutil.copytree(run, folder, dirs_exist_ok=True)
+        with alone_in(folder):
+            yield
+
+    monkeypatch.setattr(train_module, "alone_in", late)
+    assert "holds a run already" in refusal(tiny(tmp_path / "run"))
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
 
 
 def test_a_picture_that_cannot_be_drawn_is_said_and_the_run_is_whole(
