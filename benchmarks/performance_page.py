@@ -27,28 +27,32 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
 def speed_table(folder: Path = RESULTS / "step_speed") -> str:
-    """Markdown of step_speed.csv, with where and when it was measured."""
-    rows = _rows(folder / "step_speed.csv")
-    origin = json.loads((folder / "step_speed.json").read_text())
+    """Markdown of the step_speed.csv of every processor measured, with where and when."""
     lines = [
-        "| scene | vehicles | MetaDrive, µs | batched, µs | ratio (quartiles) | physics and actions alone | shares |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| processor | scene | vehicles | MetaDrive, µs | batched, µs | ratio (quartiles) | "
+        "physics and actions alone | shares |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    for row in rows:
-        shares = [f"{stage} {share:.0%}" for stage, share in json.loads(row["shares"]).items() if share >= 0.05]
-        lines.append(
-            f"| {row['scene']} | {row['num_agents']} | {float(row['stock_us']):.0f} | {float(row['fast_us']):.0f} | "
-            f"**{float(row['ratio']):.1f}** ({row['ratio_quartile_1']} to {row['ratio_quartile_3']}) | "
-            f"{row['ratio_of_physics_and_actions_alone']} | {', '.join(shares)} |"
-        )
+    origins, about = [], {}
+    for path in sorted(folder.glob("*/step_speed.csv")):
+        about = json.loads(path.with_suffix(".json").read_text())
+        processor = about["hardware"].partition(",")[0].partition("(")[0]
+        origins.append(f"{_origin(path.with_suffix('.json'))}, at {about['commit'][:7]}.")
+        for row in _rows(path):
+            shares = [f"{stage} {share:.0%}" for stage, share in json.loads(row["shares"]).items() if share >= 0.05]
+            lines.append(
+                f"| {processor} | {row['scene']} | {row['num_agents']} | {float(row['stock_us']):.0f} | "
+                f"{float(row['fast_us']):.0f} | **{float(row['ratio']):.1f}** ({row['ratio_quartile_1']} to "
+                f"{row['ratio_quartile_3']}) | {row['ratio_of_physics_and_actions_alone']} | {', '.join(shares)} |"
+            )
     lines.append("")
     lines.append(
         "Time per step of one vehicle, medians over blocks; the ratio is that of the medians, its quartiles are over "
-        f"{origin['blocks']} pairs of blocks of {origin['steps_per_block']} env steps. "
+        f"{about['blocks']} pairs of blocks of {about['steps_per_block']} env steps. "
         '"Physics and actions alone": the ratio if nothing else took any time, what is left to win. Shares of the '
         "batched step from 5 % on. Twice the default number of vehicles where the scene has places for them. In "
         "parking_lot MetaDrive's own class stalls (every respawned vehicle lands on another), so the populations "
-        f"differ there. Seed {origin['seed']}; {_origin(folder / 'step_speed.json')}."
+        f"differ there. Seed {about['seed']}. {' '.join(origins)}"
     )
     return "\n".join(lines)
 

@@ -218,7 +218,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="env steps per block")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--default-size-only", action="store_true", help="leave out twice the vehicles")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/step_speed"))
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("benchmarks/results/step_speed"),
+        help="the committed ones are in a folder per processor in it",
+    )
     args = parser.parse_args()
     rows = []
     for scene in args.scenes:

@@ -198,7 +198,7 @@ class SceneEnv(ParallelEnv[str, np.ndarray, Any]):
     @property
     def backend(self) -> str | None:
         """The step that drives this episode: "fast", MetaDrive's for all vehicles at once, or "stock", MetaDrive's own,
-        which gives the same numbers in three to six times as long. None before the first reset, and in `particles`."""
+        which gives the same numbers in 2.7 to 5.7 times as long. None before the first reset, and in `particles`."""
         return self._simulator.backend
 
     def _living(self) -> dict[str, int]:

@@ -33,9 +33,15 @@ def test_the_cost_of_older_measurements_is_not_on_the_page() -> None:
 
 def test_every_scene_was_measured_and_compared() -> None:
     wanted = {name for name, scene in SCENES.items() if scene.metadrive_class}
-    speed = performance_page._rows(performance_page.RESULTS / "step_speed" / "step_speed.csv")
+    speeds = sorted((performance_page.RESULTS / "step_speed").glob("*/step_speed.csv"))
+    ratios = []
     equality = performance_page._rows(performance_page.RESULTS / "step_equality" / "step_equality.csv")
-    assert {row["scene"] for row in speed} == wanted
+    for path in speeds:
+        assert {row["scene"] for row in performance_page._rows(path)} == wanted
+        ratios += [float(row["ratio"]) for row in performance_page._rows(path)]
+    said = f"{min(ratios):.1f} to {max(ratios):.1f} times"
+    for page in ("README.md", "docs/performance.md", "copo_envs/scene_env.py"):
+        assert said in (performance_page.PAGE.parent.parent / page).read_text(encoding="utf-8"), page
     for scene in wanted:
         seeds = [row for row in equality if (row["scene"], row["geometry"]) == (scene, "published")]
         assert len(seeds) >= 3
