@@ -23,6 +23,8 @@ SHARED_RUNS = (
 COST = RESULTS / "train_cost"
 COST_ALL, COST_PAIR, COST_OLDER = COST / "epyc", COST / "epyc_critics_in_bfloat16", COST / "xeon_amx"
 """The newest of every algorithm in float32; that of CoPO in both precisions; one from before learning was changed."""
+COST_ELSEWHERE = COST / "xeon"
+"""IPPO and CoPO on another processor."""
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
@@ -91,20 +93,7 @@ def cost_table(everything: Path = COST_ALL, pair: Path = COST_PAIR, older: Path 
     """
     everywhere, paired = _cost_runs(everything), _cost_runs(pair)
     runs = [(run, phases) for run, phases in everywhere.items() if run[-1] == "float32"] + list(paired.items())
-    lines = [
-        "| algorithm | preset | step | learns in | vehicles | simulate | act | learn | meta-step | all, CPU s | "
-        "all, wall s | env steps per s |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for (algorithm, preset, step, precision), phases in runs:
-        cpu = [f"{float(phases[name]['cpu_s_per_1000_env_steps']):.1f}" for name in ("simulate", "infer", "learn")]
-        meta, all_cpu = (float(phases[name]["cpu_s_per_1000_env_steps"]) for name in ("meta", "all"))
-        wall = float(phases["all"]["wall_s_per_1000_env_steps"])
-        lines.append(
-            f"| `{algorithm}` | `{preset}` | {'batched' if step == 'fast' else 'MetaDrive'} | {precision} | "
-            f"{float(phases['all']['vehicles_mean']):.0f} | {' | '.join(cpu)} | {meta:.2f} | **{all_cpu:.1f}** | "
-            f"{wall:.1f} | {1000 / wall:.0f} |"
-        )
+    lines = _cost_lines(runs)
     shown = [folder / "train_cost.json" for folder in (everything, pair)]
     loads = [json.loads(path.read_text())["load_average"][0] for path in shown]
     notes = [
@@ -121,6 +110,34 @@ def cost_table(everything: Path = COST_ALL, pair: Path = COST_PAIR, older: Path 
         f"Older ones are in [{_link(COST)}](../{_link(COST)}) alone. {'; '.join(notes)}."
     )
     return "\n".join(lines)
+
+
+def cost_elsewhere(folder: Path = COST_ELSEWHERE) -> str:
+    """Markdown of one more train_cost.csv, with where and when."""
+    about = json.loads((folder / "train_cost.json").read_text())
+    lines = _cost_lines(list(_cost_runs(folder).items()))
+    return "\n".join(
+        [*lines, "", f"Load average at the end {about['load_average'][0]:.1f}. {_origin(folder / 'train_cost.json')}."]
+    )
+
+
+def _cost_lines(runs: Sequence[tuple[tuple[str, ...], dict[str, dict[str, str]]]]) -> list[str]:
+    """A table of runs and their phases, see `_cost_runs`."""
+    lines = [
+        "| algorithm | preset | step | learns in | vehicles | simulate | act | learn | meta-step | all, CPU s | "
+        "all, wall s | env steps per s |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (algorithm, preset, step, precision), phases in runs:
+        cpu = [f"{float(phases[name]['cpu_s_per_1000_env_steps']):.1f}" for name in ("simulate", "infer", "learn")]
+        meta, all_cpu = (float(phases[name]["cpu_s_per_1000_env_steps"]) for name in ("meta", "all"))
+        wall = float(phases["all"]["wall_s_per_1000_env_steps"])
+        lines.append(
+            f"| `{algorithm}` | `{preset}` | {'batched' if step == 'fast' else 'MetaDrive'} | {precision} | "
+            f"{float(phases['all']['vehicles_mean']):.0f} | {' | '.join(cpu)} | {meta:.2f} | **{all_cpu:.1f}** | "
+            f"{wall:.1f} | {1000 / wall:.0f} |"
+        )
+    return lines
 
 
 def _cost_runs(folder: Path) -> dict[tuple[str, ...], dict[str, dict[str, str]]]:
@@ -246,6 +263,7 @@ def fill(page: str) -> str:
         "speed": speed_table,
         "equality": equality_table,
         "cost": lambda: f"{cost_table()}\n\n{products_share()}",
+        "cost-elsewhere": cost_elsewhere,
         "score": score_table,
         "precision": lambda: f"{precision_table()}\n\n{updates_sentence()}",
     }
