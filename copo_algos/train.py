@@ -116,8 +116,9 @@ class Trainer:
         """Take the weights of what `initial_policy` has let pass, and its distribution of phi if it has one."""
         self.actor.load_state_dict(policy.actor.state_dict())
         if self.algorithm.learns_lcf and policy.lcf_std > 0:
-            mean, std = np.clip(policy.lcf_mean, -0.999, 0.999), min(policy.lcf_std, math.exp(LOG_STD_RANGE[1]))
-            self.lcf.load_state_dict(LCFDistribution(float(mean), std).state_dict())
+            mean = float(np.clip(policy.lcf_mean, -0.999, 0.999))
+            std = float(np.clip(policy.lcf_std, *np.exp(LOG_STD_RANGE)))  # beyond it nothing could be learned
+            self.lcf.load_state_dict(LCFDistribution(mean, std).state_dict())
 
     def begin(self) -> None:
         """Begin fresh episodes; which ones is determined by the seed and the iteration."""

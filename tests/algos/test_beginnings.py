@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from copo_algos.config import LOG_STD_RANGE
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.evaluate import EvaluateConfig, evaluate
 from copo_algos.policy import Policy, PolicyInfo, last_checkpoint, load_policy, make_actor, save_policy, shipped_policy
@@ -115,13 +116,18 @@ def test_a_policy_that_comes_with_the_package_is_named_by_scene_and_algorithm(tm
         train(tiny(tmp_path / "run", init_from="intersection/nobody"))
 
 
-@pytest.mark.parametrize("std", [0.0, 5e8])
-def test_a_distribution_that_nothing_could_be_learned_from_is_not_taken_over(tmp_path: Path, std: float):
+@pytest.mark.parametrize(
+    ("std", "expected"), [(0.0, (0.2, 0.3)), (5e8, (0.999, np.exp(2))), (1e-30, (0.999, np.exp(-20)))]
+)
+def test_a_distribution_that_nothing_could_be_learned_from_is_not_taken_over(
+    tmp_path: Path, std: float, expected: tuple[float, float]
+):
     info = PolicyInfo("particles", "copo_fixed_lcf", 32, 6, uses_lcf=True, lcf_mean=1.0, lcf_std=std)
     trainer = Trainer(tiny(tmp_path, lcf_initial_mean=0.2, lcf_initial_std=0.3))
     trainer.start_from(Policy(make_actor(info), info))
     found = (float(trainer.lcf.mean().detach()), float(trainer.lcf.std().detach()))
-    assert found == pytest.approx((0.2, 0.3) if std == 0 else (0.999, np.exp(2)))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert LOG_STD_RANGE[0] <= float(trainer.lcf.y.detach()) <= LOG_STD_RANGE[1]
 
 
 INFO = PolicyInfo("particles", "ippo", 32, 6, uses_lcf=False)
