@@ -15,8 +15,9 @@ from pathlib import Path
 from benchmarks.origin import ROOT, write_origin
 from benchmarks.suite import CONFIG, EVALUATIONS, METRICS, PROVENANCE, Cell, cells, env_steps_done, is_complete
 from copo_algos.cli import train_config
+from copo_algos.driving import Maps
 from copo_algos.errors import UserError
-from copo_algos.evaluate import EPISODES, LIVES, SUMMARY, EvaluateConfig, Maps, conditions
+from copo_algos.evaluate import EPISODES, LIVES, SUMMARY, EvaluateConfig, conditions
 from copo_algos.policy import last_checkpoint, load_policy
 from copo_algos.run_folder import refuse_changes
 

@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 
 from copo_algos.algorithms import get_algorithm
+from copo_algos.driving import Maps
 from copo_algos.errors import UserError
-from copo_algos.evaluate import Maps
 from copo_algos.policy import last_checkpoint, steps_of
 from copo_envs.scenes import get_scene
 

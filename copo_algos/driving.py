@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 
 from copo_algos.errors import UserError
+from copo_algos.option_help import with_help
 from copo_algos.policy import Policy, PolicyInfo
 from copo_envs.scenes import SceneOptions, scene_options
 from copo_envs.step_batch import Simulator, StepBatch
 
-if TYPE_CHECKING:
-    from copo_algos.evaluate import EvaluateConfig
-    from copo_algos.watch import WatchConfig
-
-Geometry = Literal["published", "metadrive"]
 Maps = Literal["train", "heldout"]
 NOISE_STREAM = 1
 """With the episode's seed it seeds the policy's draws; the seed alone seeds the simulator's."""
+
+
+@with_help
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSettings:
+    """How episodes are driven: what `copo evaluate` scores, `copo watch` shows."""
+
+    horizon: int = 1000
+    """Env steps in which vehicles respawn, 1000 whatever the training had; the episode ends when the last of them has
+    ended."""
+    num_agents: int | None = None
+    """Vehicles in the scene. Default: as in training."""
+    rule_based: int | None = None
+    """Vehicles besides them that a rule drives; they are not in the scores. Default: as in training."""
+    geometry: Literal["published", "metadrive"] | None = None
+    """Roads to drive on. Default: as in training."""
+    maps: Maps = "train"
+    """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
+    start_seed: int | None = None
+    """Which random map pg_map drives on. Default: the one that the policy was trained on."""
+    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Drive by the mean of the action distribution instead of drawing from it."""
+    lcf: float | None = None
+    """One local coordination factor in [-1, 1] for everybody. Default: drawn for each life from what was learned."""
 
 
 def episode_generator(seed: int) -> np.random.Generator:
@@ -26,7 +48,7 @@ def episode_generator(seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, NOISE_STREAM])
 
 
-def scene_to_drive(info: PolicyInfo, scene: str, config: EvaluateConfig | WatchConfig) -> SceneOptions:
+def scene_to_drive(info: PolicyInfo, scene: str, config: EpisodeSettings) -> SceneOptions:
     """The scene that the settings ask for; what they leave open is as in the policy's training.
 
     Args:

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from copo_algos import scores
 from copo_algos.baselines import named_driver
-from copo_algos.driving import Driving, Geometry, Maps, episode_generator, scene_to_drive
+from copo_algos.driving import Driving, EpisodeSettings, episode_generator, scene_to_drive
 from copo_algos.errors import CheckpointError, UserError
 from copo_algos.machine import hardware
 from copo_algos.option_help import with_help
@@ -59,7 +59,7 @@ LIVES, EPISODES, SUMMARY = "lives.csv", "episodes.csv", "summary.json"
 
 @with_help
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(EpisodeSettings):
     """Drive a trained policy and score it.
 
     Give a run folder (its last checkpoint counts), a checkpoint, or a folder that holds several runs, such as runs/;
@@ -79,23 +79,6 @@ class EvaluateConfig:
     """Episodes to drive."""
     first_seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 1_000_000
     """Seed of the first episode; episode k has this plus k."""
-    horizon: int = 1000
-    """Env steps in which vehicles respawn, 1000 whatever the training had; the episode ends when the last of them has
-    ended."""
-    num_agents: int | None = None
-    """Vehicles in the scene. Default: as in training."""
-    rule_based: int | None = None
-    """Vehicles besides them that a rule drives; they are not in the scores. Default: as in training."""
-    geometry: Geometry | None = None
-    """Roads to drive on. Default: as in training."""
-    maps: Maps = "train"
-    """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
-    start_seed: int | None = None
-    """Which random map pg_map drives on. Default: the one that the policy was trained on."""
-    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Drive by the mean of the action distribution instead of drawing from it."""
-    lcf: float | None = None
-    """One local coordination factor in [-1, 1] for everybody. Default: drawn for each life from what was learned."""
     output: Path | None = None
     """Where to write. Default: evaluation/ in the run folder, or evaluation/<scene>-<algorithm>/ here for a policy that
     comes with the package; evaluation_heldout/ for held-out maps. Settings that are not the protocol's, and fewer

@@ -41,6 +41,10 @@ def with_help(section: type[T]) -> type[T]:
         for name, sentences in descriptions(section).items():
             told = (*_spelling(kinds[name], getattr(section, name, ...)), tyro.conf.arg(help=sentences))
             section.__annotations__[name] = Annotated[(kinds[name], *told)]
+    settings: Any = section  # its own settings before those that it shares with another command
+    settings.__dataclass_fields__ = dict(
+        sorted(settings.__dataclass_fields__.items(), key=lambda item: item[0] not in section.__annotations__)
+    )
     return section
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from copo_algos.baselines import named_driver
-from copo_algos.driving import Driving, Geometry, Maps, episode_generator, scene_to_drive
+from copo_algos.driving import Driving, EpisodeSettings, episode_generator, scene_to_drive
 from copo_algos.errors import UserError
 from copo_algos.option_help import with_help
 from copo_algos.policy import Policy, load_policy, shipped_algorithm
@@ -36,7 +36,7 @@ STEP_S = 0.1  # one env step, in every scene
 
 @with_help
 @dataclass(frozen=True)
-class WatchConfig:
+class WatchConfig(EpisodeSettings):
     """Drive a trained policy and make a video of it, seen from above; or show it in a window, or in 3D."""
 
     run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
@@ -56,23 +56,6 @@ class WatchConfig:
     first_seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 0
     """Seed of the first episode; episode k has this plus k. On one kind of processor and with the same versions the
     same seed makes the same film, and shows the same episode as in copo evaluate."""
-    horizon: int = 1000
-    """Env steps in which vehicles respawn, 1000 whatever the training had; the episode ends when the last of them has
-    ended."""
-    num_agents: int | None = None
-    """Vehicles in the scene. Default: as in training."""
-    rule_based: int | None = None
-    """Vehicles besides them that a rule drives. Default: as in training."""
-    geometry: Geometry | None = None
-    """Roads to drive on. Default: as in training."""
-    maps: Maps = "train"
-    """Maps of pg_map: the one it was trained on, or another unseen one in every episode."""
-    start_seed: int | None = None
-    """Which random map pg_map drives on. Default: the one that the policy was trained on."""
-    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Drive by the mean of the action distribution instead of drawing from it."""
-    lcf: float | None = None
-    """One local coordination factor in [-1, 1] for everybody. Default: drawn for each life from what was learned."""
     output: Path | None = None
     """The file, .gif or .mp4. Default: videos/<scene>-<algorithm>.gif, in 3D .mp4."""
     size: int = 480

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -189,14 +189,15 @@ def test_help_has_every_setting_with_its_sentences_in_one_line(
 ) -> None:
     from copo_algos.cli import main
     from copo_algos.config import CriticConfig, LCFConfig, PPOConfig, TrainConfig
+    from copo_algos.driving import EpisodeSettings
     from copo_algos.evaluate import EvaluateConfig
     from copo_algos.option_help import descriptions
     from copo_algos.watch import WatchConfig
 
     configs = {
         "train": (TrainConfig, PPOConfig, LCFConfig, CriticConfig),
-        "evaluate": (EvaluateConfig,),
-        "watch": (WatchConfig,),
+        "evaluate": (EvaluateConfig, EpisodeSettings),
+        "watch": (WatchConfig, EpisodeSettings),
     }
     monkeypatch.setenv("COLUMNS", "500")
     with pytest.raises(SystemExit) as exit_info:
@@ -214,7 +215,7 @@ def test_help_has_every_setting_with_its_sentences_in_one_line(
 def test_settings_whose_code_is_not_there_have_no_sentences() -> None:
     from copo_algos.option_help import with_help
 
-    made = type("Made", (), {"__annotations__": {"size": "int"}})
+    made = make_dataclass("Made", [("size", "int")])
     assert with_help(made) is made and made.__annotations__ == {"size": "int"}
 
 
